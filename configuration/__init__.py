@@ -1,0 +1,26 @@
+"""What a run is: its arguments, its recipes, and the model configurations, handed on from `modeling_scanline`."""
+
+from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineViTConfig
+
+from .arguments import (
+    RECIPES,
+    ConfigurationError,
+    DataArguments,
+    ModelArguments,
+    ScanlineTrainingArguments,
+    parse_arguments,
+    resolved_recipe,
+)
+
+__all__ = [
+    "RECIPES",
+    "ConfigurationError",
+    "DataArguments",
+    "ModelArguments",
+    "ScanlineCausalConfig",
+    "ScanlineConfig",
+    "ScanlineTrainingArguments",
+    "ScanlineViTConfig",
+    "parse_arguments",
+    "resolved_recipe",
+]

@@ -1,0 +1,342 @@
+"""The arguments of a run: from a recipe (YAML, one flat file a run), and from flags, which win."""
+
+import difflib
+import json
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import datetime
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from data_scripts.augmentation import Augmentation
+from data_scripts.builders import BUILDERS
+from data_scripts.labels import LABEL_POLICIES
+from data_scripts.splits import SPLIT_METHODS
+from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineViTConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+MODEL_CONFIGS = {"causal": ScanlineCausalConfig, "vit": ScanlineViTConfig}
+SCHEDULES = ("constant_with_warmup", "cosine", "reduce_lr_on_plateau")
+
+DESCRIPTION = """Trains, evaluates and applies models of the state of an STM tip.
+
+Every option can stand in a recipe (a flat YAML file, see configuration/recipes) or be given here, which wins:
+
+  train on simulated scans       python run_classification.py --config configuration/recipes/quickstart.yaml
+  train on labelled real scans   accelerate launch run_classification.py --config configuration/recipes/causal.yaml \\
+                                   --dataset hsi100 --data_dir path/to/SPM-Toolbox
+  train on your own scans        ... --dataset folder --data_dir scans/   (one folder a class)
+  change a hyper-parameter       ... --learning_rate 3e-4 --config_overrides '{"num_hidden_layers": 4}'
+  go on after a stop             ... --output_dir runs/20261123_101500 --resume_from_checkpoint true
+  evaluate a run                 python run_classification.py --do_eval --model_name_or_path runs/20261123_101500
+  classify files                 python run_classification.py --do_predict --model_name_or_path runs/... --predict_dir scans/
+"""
+
+
+class ConfigurationError(ValueError):
+    """Arguments that make no run. The message says what is wrong, where, and what to do."""
+
+
+@dataclass
+class ModelArguments:
+    """Which model."""
+
+    _argument_group_name = "model"
+
+    model: str = field(
+        default="causal",
+        metadata={"help": f"Which model to build: {', '.join(MODEL_CONFIGS)}.", "choices": list(MODEL_CONFIGS)},
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder of a run, or Hub repository, whose weights to start from or to apply."}
+    )
+    config_overrides: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Entries of the model configuration to change, as JSON: '{\"num_hidden_layers\": 4}'."},
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.config_overrides, str):
+            try:
+                self.config_overrides = json.loads(self.config_overrides)
+            except json.JSONDecodeError as error:
+                raise ConfigurationError(f"--config_overrides: not JSON ({error}).") from error
+        self.config_overrides = self.config_overrides or {}
+        if not isinstance(self.config_overrides, dict):
+            raise ConfigurationError(f"config_overrides must map names to values, got {self.config_overrides!r}.")
+        known = {entry.name for entry in fields(MODEL_CONFIGS.get(self.model, ScanlineConfig))}
+        for name in self.config_overrides:
+            if name not in known:
+                raise ConfigurationError(f"config_overrides: {_unknown(name, known)}")
+
+
+@dataclass
+class DataArguments:
+    """Which scans, what counts as their label, how they are split and augmented."""
+
+    _argument_group_name = "data"
+
+    dataset: str = field(
+        default="simulated", metadata={"help": f"Which scans: {', '.join(BUILDERS)}.", "choices": list(BUILDERS)}
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata={"help": "Where they are: clone of SPM-Toolbox (hsi100), folder of class folders, or .npz file."},
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where prepared datasets are kept."})
+    num_scans: int = field(default=2000, metadata={"help": "How many scans to simulate."})
+    simulation_seed: int = field(default=0, metadata={"help": "Seed of the simulation."})
+    pixels_per_line: int = field(default=128, metadata={"help": "Width that scans are resampled to."})
+    max_lines: int = field(default=128, metadata={"help": "Lines of a scan to use, from the first."})
+    normalization: str = field(
+        default="line",
+        metadata={
+            "help": "Heights to mean 0 and standard deviation 1: of each line, of the scan as a whole (global), "
+            "or not at all (none).",
+            "choices": ["line", "global", "none"],
+        },
+    )
+    train_labels: str = field(
+        default="majority",
+        metadata={
+            "help": "Labels to train on: one class scores 1 and all others 0 (unanimous), one class scores at "
+            "least a half (majority), or all votes as a distribution (soft).",
+            "choices": list(LABEL_POLICIES),
+        },
+    )
+    eval_labels: str = field(
+        default="unanimous",
+        metadata={"help": "Labels to score on.", "choices": ["unanimous", "majority"]},
+    )
+    eval_complete_scans: bool = field(
+        default=True, metadata={"help": "Score only scans with at least as many lines as pixels per line."}
+    )
+    split: str = field(
+        default="sessions",
+        metadata={
+            "help": "sessions: whole sessions of the microscope are held out. random: single scans are, so "
+            "that neighbours of a validation scan are trained on.",
+            "choices": list(SPLIT_METHODS),
+        },
+    )
+    split_seed: int = field(default=0, metadata={"help": "Seed of the split."})
+    split_file: str | None = field(
+        default=None,
+        metadata={"help": "A split.json to use. By default that of model_name_or_path, if it is of this dataset."},
+    )
+    validation_fraction: float = field(default=0.2, metadata={"help": "Share of the scans to validate on."})
+    test_fraction: float = field(
+        default=0.0, metadata={"help": "Share of the scans to keep for one last test; nothing is chosen on it."}
+    )
+    class_weights: dict[str, float] | str | None = field(
+        default="balanced",
+        metadata={
+            "help": "Weights of the classes in the loss: balanced (inverse frequency in the training part), "
+            "none, or JSON: a number for each class by name, '{\"rows\": 2.0}'; those not named weigh 1."
+        },
+    )
+    augment: bool = field(default=True, metadata={"help": "Whether to augment training scans at all."})
+    horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring a scan."})
+    vertical_flip: float = field(default=0.5, metadata={"help": "Probability of turning a scan upside down."})
+    min_crop: float = field(default=0.7, metadata={"help": "Smallest side of a random crop; 1 does not crop."})
+    contrast: float = field(default=0.3, metadata={"help": "Largest logarithm of a random power of the heights."})
+    noise: float = field(default=0.1, metadata={"help": "Largest standard deviation of noise added to a line of 1."})
+    line_dropout: float = field(default=0.05, metadata={"help": "Probability of a line to be blanked."})
+    random_cutoff: float = field(default=0.0, metadata={"help": "Probability of a scan to end early (for the ViT)."})
+    min_cutoff_lines: int = field(default=5, metadata={"help": "Fewest lines of a scan that ends early."})
+    predict_dir: str | None = field(
+        default=None,
+        metadata={"help": "With --do_predict: folder of scans to classify; by default the validation part."},
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.class_weights, str) and self.class_weights[:1] in "[{":
+            try:
+                self.class_weights = json.loads(self.class_weights)
+            except json.JSONDecodeError as error:
+                raise ConfigurationError(f"--class_weights: not JSON ({error}).") from error
+        if isinstance(self.class_weights, str) and self.class_weights not in ("balanced", "none"):
+            raise ConfigurationError(
+                f"class_weights must be balanced, none, or numbers by class name, got {self.class_weights!r}."
+            )
+        try:
+            self.augmentation()
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+
+    def augmentation(self) -> Augmentation | None:
+        """The augmentation of training scans."""
+        if not self.augment:
+            return None
+        return Augmentation(**{entry.name: getattr(self, entry.name) for entry in fields(Augmentation)})
+
+
+@dataclass
+class ScanlineTrainingArguments(TrainingArguments):
+    """The library's training arguments, with the defaults of this project and the schedule of its log."""
+
+    _argument_group_name = "training (the library's TrainingArguments, with this project's defaults)"
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the run; by default a new one, named by the time, in runs_dir."}
+    )
+    runs_dir: str = field(default="runs", metadata={"help": "Where folders of runs are made."})
+    num_train_epochs: float = field(default=50, metadata={"help": "Epochs to train."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Scans a step on each device."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Scans a step of evaluation."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Largest learning rate."})
+    lr_scheduler_type: str = field(
+        default="constant_with_warmup",
+        metadata={"help": f"After the warmup: {', '.join(SCHEDULES)}.", "choices": list(SCHEDULES)},
+    )
+    warmup_epochs: float = field(
+        default=5.0, metadata={"help": "Epochs of linear warmup; warmup_steps, where given, wins."}
+    )
+    warmup_start_lr: float = field(default=1e-6, metadata={"help": "Learning rate that the warmup starts from."})
+    plateau_factor: float = field(
+        default=0.5, metadata={"help": "reduce_lr_on_plateau: what the rate is multiplied by."}
+    )
+    plateau_patience: int = field(default=5, metadata={"help": "reduce_lr_on_plateau: epochs without progress."})
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Epochs without progress to stop after; 0 never."}
+    )
+    eval_line_counts: list[int] = field(
+        default_factory=lambda: [5, 10, 20, 40, 64, 128], metadata={"help": "Numbers of lines to score after."}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to validate."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept, beside the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether the run ends with its best epoch."})
+    metric_for_best_model: str = field(default="balanced_accuracy", metadata={"help": "What best means."})
+    greater_is_better: bool = field(default=True, metadata={"help": "Whether more of it is better."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Not of use here: batches come ready-made."})
+
+    def __post_init__(self) -> None:
+        if not torch.accelerator.is_available():
+            # otherwise two processes launched on a CPU each train alone, on all scans, without a word
+            self.use_cpu = True
+        if self.output_dir is None:
+            self.output_dir = str(Path(self.runs_dir) / new_run_name())
+        if self.early_stopping_patience and self.eval_strategy == "no":
+            raise ConfigurationError("early_stopping_patience needs validation during training: set eval_strategy.")
+        super().__post_init__()
+        launched = int(environ.get("WORLD_SIZE", 1))
+        if launched > 1 and self.world_size != launched:
+            raise ConfigurationError(
+                f"{launched} processes were launched, but the Trainer sees {self.world_size}: they would all train "
+                "alone. On a CPU, launch with accelerate_configs/cpu_two_processes.yaml."
+            )
+
+
+def new_run_name() -> str:
+    """`YYYYMMDD_HHMMSS`, or `YYYYMMDD_HHMMSS_jJOBID` under SLURM; the same in all processes of a launch."""
+    name = environ.setdefault("SCANLINE_RUN_TIME", datetime.now().strftime("%Y%m%d_%H%M%S"))
+    job = environ.get("SLURM_JOB_ID")
+    return f"{name}_j{job}" if job else name
+
+
+def _unknown(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"there is no option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ".")
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """
+    Reads a recipe.
+
+    Raises:
+        ConfigurationError: if it is missing, not flat YAML, or has an unknown key.
+    """
+    path = Path(path)
+    if not path.is_file() and (RECIPES / f"{path.name}.yaml").is_file():
+        path = RECIPES / f"{path.name}.yaml"
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise ConfigurationError(f"{path}: no such recipe ({error.strerror}). There are: {names}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not YAML ({str(error).splitlines()[0]}).") from error
+    if not isinstance(recipe, dict):
+        raise ConfigurationError(f"{path}: a recipe maps names of options to values, got {type(recipe).__name__}.")
+    known = {
+        entry.name
+        for arguments in (ModelArguments, DataArguments, ScanlineTrainingArguments)
+        for entry in fields(arguments)
+    }
+    for name in recipe:
+        if name not in known:
+            raise ConfigurationError(f"{path}: {_unknown(str(name), known)}")
+    return recipe
+
+
+def parse_arguments(
+    argv: Sequence[str] | None = None,
+) -> tuple[ModelArguments, DataArguments, ScanlineTrainingArguments]:
+    """
+    Parses a command line, `--config recipe.yaml` and flags that win over it.
+
+    Raises:
+        ConfigurationError: for a recipe or values that make no run.
+        SystemExit: for flags that argparse refuses, and after `--help`.
+    """
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, ScanlineTrainingArguments),
+        description=DESCRIPTION,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="RECIPE", help="Recipe: a YAML file, or the name of one that comes along.")
+    path = parser.parse_known_args(argv)[0].config
+    recipe = {} if path is None else read_recipe(path)
+    parser.set_defaults(**recipe)
+    values = vars(parser.parse_args(argv))
+    for action in parser._actions:  # argparse checks flags, but not the defaults that a recipe has set
+        if action.dest in recipe and action.choices and values[action.dest] not in action.choices:
+            raise ConfigurationError(
+                f"{action.dest} must be one of {', '.join(map(str, action.choices))}, got {values[action.dest]!r}."
+            )
+    try:
+        built = [
+            arguments(**{entry.name: values[entry.name] for entry in fields(arguments) if entry.init})
+            for arguments in (ModelArguments, DataArguments, ScanlineTrainingArguments)
+        ]
+    except ConfigurationError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(str(error).strip().splitlines()[0]) from error
+    return tuple(built)  # type: ignore[return-value]
+
+
+def resolved_recipe(*arguments: Any) -> dict[str, Any]:
+    """All options of a run that differ from the library's defaults or are this project's own, as a recipe holds them."""
+    recipe: dict[str, Any] = {}
+    library = {entry.name: entry for entry in fields(TrainingArguments)}
+    own = set(vars(ScanlineTrainingArguments)["__annotations__"])
+    for group in arguments:
+        values = (
+            asdict(group)
+            if not isinstance(group, TrainingArguments)
+            else {entry.name: getattr(group, entry.name) for entry in fields(group) if entry.init}
+        )
+        for name, value in values.items():
+            if isinstance(group, TrainingArguments) and name not in own:
+                entry = library[name]
+                default = (
+                    entry.default
+                    if entry.default is not MISSING
+                    else (entry.default_factory() if entry.default_factory is not MISSING else None)
+                )
+                if value == default or name.endswith("token"):
+                    continue
+            value = getattr(value, "value", value)
+            if isinstance(value, (str, int, float, bool, list, dict, type(None))):
+                recipe[name] = value
+    return recipe

@@ -1,0 +1,1 @@
+"""Running, comparing and writing down experiments."""

@@ -1,0 +1,63 @@
+"""The folder that a run leaves: what it was, how it went, how it ended."""
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+SPLIT_FILE = "split.json"
+RECIPE_FILE = "recipe.yaml"
+
+
+def append_metrics(folder: Path, record: dict[str, Any]) -> None:
+    """Adds one epoch to the metrics of a run."""
+    with (folder / METRICS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All epochs of a run; a line that a crash left half-written is dropped."""
+    path = folder / METRICS_FILE
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def forget_metrics_after(folder: Path, epoch: float) -> None:
+    """Drops epochs that a resumed run is about to go through again."""
+    path = folder / METRICS_FILE
+    if path.exists():
+        kept = [record for record in read_metrics(folder) if record["epoch"] <= epoch + 1e-6]
+        path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+
+def write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+    """Writes the resolved recipe: `--config` with it repeats the run."""
+    text = yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True)
+    (folder / RECIPE_FILE).write_text(text, encoding="utf-8")
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Writes how a run ended, as JSON."""
+    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """What a run ran on: device, number of processor threads, versions."""
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    packages = ("torch", "transformers", "accelerate", "datasets")
+    return {
+        "device": accelerator or f"CPU, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }

@@ -1,0 +1,100 @@
+"""Figures of merit of a model on a part of a dataset, after each number of lines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+import torch
+from transformers import EvalPrediction, Trainer
+
+from data_scripts.scan_dataset import ScanDataset
+
+TIP_STATE_METRIC = Path(__file__).parents[1] / "metrics" / "tip_state"
+MAIN_FIGURES = ("balanced_accuracy", "auroc", "accuracy", "expected_calibration_error")
+
+
+def last_measured_lines(lines: torch.Tensor, num_lines: int) -> np.ndarray:
+    """Index of the last measured one among the first `num_lines` lines of each scan, -1 where there is none."""
+    measured = lines[:, :num_lines].isfinite().any(dim=-1)
+    return ((measured * torch.arange(1, measured.shape[1] + 1)).amax(dim=1) - 1).numpy()
+
+
+class TipStateScorer:
+    """
+    Computes the metric `tip_state` from a model's outputs; to be handed to the Trainer as `compute_metrics`.
+
+    Args:
+        dataset: the scans that will be predicted, in their order.
+        label_names: names of the classes.
+        line_counts: numbers of lines to score after, for models with a verdict at every line.
+    """
+
+    def __init__(self, dataset: ScanDataset, label_names: Sequence[str], line_counts: Sequence[int]):
+        self.dataset = dataset
+        self.label_names = list(label_names)
+        longest = dataset.lines.shape[1]
+        self.line_counts = [count for count in sorted(line_counts) if count <= longest]
+        # in memory: several processes would fight over one cache file
+        self.metric = evaluate.load(str(TIP_STATE_METRIC), keep_in_memory=True)
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """All figures of `logits` `[num_scans, num_labels]`; classes without a scan are left out of averages."""
+        logits = logits.astype(np.float64)
+        probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities /= probabilities.sum(axis=-1, keepdims=True)
+        labels = labels if labels.ndim == 1 else labels.argmax(axis=1)
+        return self.metric.compute(
+            predictions=probabilities, references=labels, label_names=self.label_names, on_missing_class="skip"
+        )
+
+    def by_lines(self, line_logits: np.ndarray, labels: np.ndarray) -> dict[int, dict[str, Any]]:
+        """All figures of `line_logits` `[num_scans, lines, num_labels]` after each number of lines."""
+        results = {}
+        for count in self.line_counts:
+            last = last_measured_lines(self.dataset.lines, count)
+            seen = np.flatnonzero(last >= 0)
+            if len(seen):
+                results[count] = self.score(line_logits[seen, last[seen]], labels[seen])
+        return results
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, Any]:
+        """The figures that are numbers, and the main ones after each number of lines as `NAME_at_LINES`."""
+        predictions, labels = prediction.predictions, np.asarray(prediction.label_ids)
+        logits = predictions[0] if isinstance(predictions, tuple) else predictions
+        figures = {
+            name: value for name, value in self.score(logits, labels).items() if isinstance(value, (int, float))
+        }
+        if isinstance(predictions, tuple):
+            for count, result in self.by_lines(predictions[1], labels).items():
+                figures |= {f"{name}_at_{count}": result[name] for name in MAIN_FIGURES}
+        return figures
+
+
+def score_part(trainer: Trainer, dataset: ScanDataset, label_names: Sequence[str], line_counts: Sequence[int]) -> dict:
+    """
+    Figures of a model on one part, whole and after each number of lines.
+
+    A model that judges a scan as a whole is run once for each number of lines.
+
+    Returns:
+        `whole` and `by_lines`, each with everything the metric gives, and `loss`.
+    """
+    scorer = TipStateScorer(dataset, label_names, line_counts)
+    output = trainer.predict(dataset)
+    labels = np.asarray(output.label_ids)
+    result: dict[str, Any] = {"loss": output.metrics.get("test_loss") if output.metrics else None}
+    if isinstance(output.predictions, tuple):
+        result["whole"] = scorer.score(output.predictions[0], labels)
+        by_lines = scorer.by_lines(output.predictions[1], labels)
+    else:
+        result["whole"] = scorer.score(output.predictions, labels)
+        by_lines = {}
+        for count in scorer.line_counts:
+            cut = dataset.first_lines(count)
+            seen = np.flatnonzero(last_measured_lines(cut.lines, count) >= 0)
+            if len(seen):
+                by_lines[count] = scorer.score(trainer.predict(cut).predictions[seen], labels[seen])
+    result["by_lines"] = {str(count): figures for count, figures in by_lines.items()}
+    return result

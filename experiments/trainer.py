@@ -1,0 +1,225 @@
+"""The Hugging Face Trainer, with this project's schedules, its training metrics, and its log."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import EarlyStoppingCallback, ExportableState, PrinterCallback, ProgressCallback
+
+from configuration import ScanlineTrainingArguments
+
+from .run_folder import append_metrics, forget_metrics_after
+from .schedules import WarmupReduceLROnPlateau, warmup_then
+
+
+class TrainingRecord(TrainerCallback, ExportableState):
+    """
+    What the training scans gave since the last validation, as they were seen: augmentation and dropout included.
+
+    It is part of every checkpoint, so that an epoch which was interrupted is counted whole. Of several processes,
+    a checkpoint keeps the first one's counts.
+    """
+
+    def __init__(
+        self,
+        counts: list[list[int]] | None = None,
+        loss: float = 0.0,
+        steps: int = 0,
+        waited: float = 0.0,
+        seconds: float = 0.0,
+    ):
+        self.counts = None if counts is None else torch.tensor(counts)
+        self.loss: torch.Tensor | float = loss
+        self.steps = steps
+        self.waited = waited
+        self.seconds = seconds
+        self.resumed_at = time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        counts = None if self.counts is None else self.counts.tolist()
+        seconds = self.seconds + time.perf_counter() - self.resumed_at
+        values = {"counts": counts, "loss": float(self.loss), "steps": self.steps, "waited": self.waited}
+        return {"args": {**values, "seconds": seconds}, "attributes": {}}
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
+        """Counts a batch; without waiting for the device."""
+        num_labels = logits.shape[-1]
+        labels = labels.argmax(-1) if labels.is_floating_point() else labels
+        known = labels >= 0
+        pairs = (labels * num_labels + logits.argmax(-1))[known]
+        counts = torch.bincount(pairs, minlength=num_labels**2).view(num_labels, num_labels)
+        self.counts = counts if self.counts is None else self.counts.to(counts.device) + counts
+        self.loss = self.loss + loss
+
+    def clear(self) -> None:
+        """Starts anew."""
+        self.__init__()  # type: ignore[misc]
+
+    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs) -> None:  # type: ignore
+        self.resumed_at = time.perf_counter()
+
+    def on_step_end(self, args, state: TrainerState, control: TrainerControl, **kwargs) -> None:  # type: ignore
+        self.steps += 1
+
+
+class EpochSetter(TrainerCallback):
+    """Tells the training scans which epoch it is: their augmentation depends on it."""
+
+    def on_epoch_begin(self, args, state: TrainerState, control, train_dataloader=None, **kwargs) -> None:  # type: ignore
+        dataset = getattr(train_dataloader, "dataset", None)
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+class PlateauWarmup(TrainerCallback):
+    """Steps the warmup of [`WarmupReduceLROnPlateau`], which the Trainer steps after validations only."""
+
+    def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs) -> None:  # type: ignore
+        if isinstance(lr_scheduler, WarmupReduceLROnPlateau):
+            lr_scheduler.warmup_step()
+
+
+class QuietProgress(ProgressCallback):
+    """A progress bar, without the raw dictionaries between."""
+
+    def on_log(self, *args, **kwargs) -> None:  # type: ignore
+        pass
+
+
+class ScanlineTrainer(Trainer):
+    """
+    Trainer of Scanline models.
+
+    Adds to the library's: warmup from `warmup_start_lr` over `warmup_epochs` before any schedule; accuracy and loss
+    of the training scans, the share of time spent waiting for data, and the gap to validation; one line of
+    `metrics.jsonl` for each validation. The loss is the model's own (see `tip_state_loss`).
+    """
+
+    args: ScanlineTrainingArguments
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(TrainingRecord())
+        self.add_callback(EpochSetter())
+        self.add_callback(PlateauWarmup())
+        if self.args.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        self.remove_callback(PrinterCallback)
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(QuietProgress())
+
+    @property
+    def record(self) -> TrainingRecord:
+        """The counts of the present epoch."""
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TrainingRecord))
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The schedule that `lr_scheduler_type` names, after the warmup."""
+        if self.lr_scheduler is not None:
+            return self.lr_scheduler
+        optimizer = self.optimizer if optimizer is None else optimizer
+        if self.args.warmup_steps:
+            num_warmup_steps = self.args.get_warmup_steps(num_training_steps)
+        else:
+            num_warmup_steps = round(self.args.warmup_epochs * num_training_steps / self.args.num_train_epochs)
+        num_warmup_steps = min(num_warmup_steps, num_training_steps)
+        start = min(1.0, self.args.warmup_start_lr / self.args.learning_rate) if self.args.learning_rate else 1.0
+        shape = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
+        if shape == "reduce_lr_on_plateau":
+            self.lr_scheduler = WarmupReduceLROnPlateau(
+                optimizer,
+                num_warmup_steps,
+                start,
+                mode="max" if self.args.greater_is_better else "min",
+                factor=self.args.plateau_factor,
+                patience=self.args.plateau_patience,
+            )
+        else:
+            self.lr_scheduler = warmup_then(optimizer, shape, num_warmup_steps, num_training_steps, start)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):  # type: ignore
+        """Times how long training waits for data."""
+        start = time.perf_counter()
+        samples = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.record.waited += time.perf_counter() - start
+        return samples
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore
+        """The model's loss; counts what the training scans give on the way."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            self.record.add(outputs["logits"].detach(), inputs["labels"], loss.detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validates, and during training writes the epoch down."""
+        training_seconds = self.record.seconds + time.perf_counter() - self.record.resumed_at
+        metrics = super().evaluate(*args, **kwargs)
+        if self.is_in_train:
+            self._write_epoch(metrics, training_seconds)
+        return metrics
+
+    def _write_epoch(self, metrics: dict[str, float], training_seconds: float) -> None:
+        validation = {name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")}
+        training = self._training_metrics(training_seconds)
+        gap = {
+            name: training[name] - validation[name]
+            for name in ("loss", "accuracy", "balanced_accuracy")
+            if name in training and validation.get(name) is not None
+        }
+        self.record.clear()
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        epoch = round(self.state.epoch or 0, 4)
+        forget_metrics_after(folder, epoch - 2e-4)  # a run that goes on from a checkpoint comes by once more
+        append_metrics(
+            folder,
+            {
+                "epoch": epoch,
+                "step": self.state.global_step,
+                "learning_rate": self._get_learning_rate(),
+                "train": training,
+                "validation": validation,
+                "gap": gap,
+            },
+        )
+        parts = [
+            f"epoch {epoch:g}/{self.args.num_train_epochs:g}",
+            *(
+                f"train {name.replace('_', ' ')} {training[name]:.3f}"
+                for name in ("loss", "accuracy")
+                if name in training
+            ),
+            *(
+                f"validation {name.replace('_', ' ')} {validation[name]:.3f}"
+                for name in ("loss", "accuracy", "balanced_accuracy", "auroc")
+                if validation.get(name) is not None
+            ),
+            f"{training_seconds:.0f} s, {100 * training.get('data_wait_share', 0):.1f} % waiting for data",
+        ]
+        tqdm.write(" · ".join(parts))
+
+    def _training_metrics(self, seconds: float) -> dict[str, float]:
+        record = self.record
+        if record.counts is None:
+            return {}
+        counts = self.accelerator.reduce(record.counts.to(self.args.device), reduction="sum").double().cpu()
+        loss = self.accelerator.reduce(torch.as_tensor(record.loss).to(self.args.device), reduction="mean")
+        support = counts.sum(dim=1)
+        recalls = (counts.diagonal() / support)[support > 0]
+        return {
+            "loss": float(loss) / max(record.steps, 1),
+            "accuracy": float(counts.trace() / counts.sum()),
+            "balanced_accuracy": float(recalls.mean()),
+            "seconds": seconds,
+            "scans_per_second": float(counts.sum()) / seconds,
+            "data_wait_share": record.waited / seconds,
+        }

@@ -1,0 +1,48 @@
+"""
+Scanline models, their configurations and their image processor: what travels to the Hub.
+
+Importing this package registers them, so that `AutoConfig`, `AutoModel`, `AutoModelForImageClassification`,
+`AutoImageProcessor` and `pipeline` know them, and so that `save_pretrained` and `push_to_hub` send the code along.
+"""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+from .configuration_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineViTConfig
+from .image_processing_scanline import ScanlineImageProcessor, normalize_lines, resample_lines
+from .layers_scanline import tip_state_loss
+from .modeling_scanline_causal import (
+    ScanlineCache,
+    ScanlineCausalForImageClassification,
+    ScanlineCausalModel,
+    ScanlineCausalOutput,
+)
+from .modeling_scanline_vit import ScanlineViTForImageClassification, ScanlineViTModel
+
+for _config, _model, _classifier in (
+    (ScanlineViTConfig, ScanlineViTModel, ScanlineViTForImageClassification),
+    (ScanlineCausalConfig, ScanlineCausalModel, ScanlineCausalForImageClassification),
+):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)
+    AutoModelForImageClassification.register(_config, _classifier, exist_ok=True)
+    AutoImageProcessor.register(_config, image_processor_classes={"pil": ScanlineImageProcessor}, exist_ok=True)
+    _config.register_for_auto_class()
+    _model.register_for_auto_class("AutoModel")
+    _classifier.register_for_auto_class("AutoModelForImageClassification")
+ScanlineImageProcessor.register_for_auto_class()
+
+__all__ = [
+    "ScanlineCache",
+    "ScanlineCausalConfig",
+    "ScanlineCausalForImageClassification",
+    "ScanlineCausalModel",
+    "ScanlineCausalOutput",
+    "ScanlineConfig",
+    "ScanlineImageProcessor",
+    "ScanlineViTConfig",
+    "ScanlineViTForImageClassification",
+    "ScanlineViTModel",
+    "normalize_lines",
+    "resample_lines",
+    "tip_state_loss",
+]

@@ -1,0 +1,374 @@
+"""The causal scanline transformer: a verdict after every line, from that line and the lines before it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import (
+    Cache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_scanline import ScanlineCausalConfig
+from .layers_scanline import ScanlineLayer, ScanlinePreTrainedModel, check_pixel_values, tip_state_loss
+
+
+class ScanlineCache(Cache):
+    """
+    What a stream of lines leaves behind: keys and values of each layer, and the last lines at each convolution.
+
+    Args:
+        config: of the model.
+        max_cache_len: number of lines to allocate at once, as `torch.compile` wants it; `None` grows as lines come.
+    """
+
+    def __init__(self, config: ScanlineCausalConfig, max_cache_len: int | None = None):
+        window = config.sliding_window
+        if max_cache_len is None:
+            layers = [
+                DynamicLayer() if window is None else DynamicSlidingWindowLayer(sliding_window=window)
+                for _ in range(config.num_hidden_layers)
+            ]
+        else:
+            layers = [
+                StaticLayer(max_cache_len=max_cache_len)
+                if window is None
+                else StaticSlidingWindowLayer(max_cache_len=max_cache_len, sliding_window=window)
+                for _ in range(config.num_hidden_layers)
+            ]
+        super().__init__(layers=layers)
+        self.line_buffers: dict[int, torch.Tensor] = {}
+        self.line_mask: torch.Tensor | None = None
+
+    def extend_line_mask(self, attention_mask: torch.Tensor | None, num_new_lines: int) -> torch.Tensor | None:
+        """The mask of all lines so far and the new ones, `[batch, seen + new]`; `None` while all were measured."""
+        if self.line_mask is None and (attention_mask is None or bool(attention_mask.all())):
+            return None
+        seen = int(self.get_seq_length())
+        batch_size = self.line_mask.shape[0] if attention_mask is None else attention_mask.shape[0]
+        device = self.line_mask.device if attention_mask is None else attention_mask.device
+        if self.line_mask is None:
+            self.line_mask = torch.ones(batch_size, seen, dtype=torch.bool, device=device)
+        if attention_mask is None:
+            attention_mask = torch.ones(batch_size, num_new_lines, dtype=torch.bool, device=device)
+        self.line_mask = torch.cat((self.line_mask, attention_mask.bool()), dim=1)
+        return self.line_mask
+
+    def reset(self) -> None:
+        """Forgets all lines."""
+        super().reset()
+        self.line_buffers.clear()
+        self.line_mask = None
+
+    def _map_line_states(self, function) -> None:
+        self.line_buffers = {stage: function(buffer) for stage, buffer in self.line_buffers.items()}
+        if self.line_mask is not None:
+            self.line_mask = function(self.line_mask)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats every stream of the batch."""
+        super().batch_repeat_interleave(repeats)
+        self._map_line_states(lambda state: state.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps some of the streams of the batch."""
+        super().batch_select_indices(indices)
+        self._map_line_states(lambda state: state[indices])
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Reorders the streams of the batch."""
+        super().reorder_cache(beam_idx)
+        self._map_line_states(lambda state: state.index_select(0, beam_idx))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raises `ValueError`: lines that the convolutions have consumed cannot be taken back."""
+        raise ValueError("A ScanlineCache cannot be cropped: call reset() and feed the lines to keep once more.")
+
+
+@dataclass
+class ScanlineCausalOutput(ModelOutput):
+    """
+    Args:
+        loss: where labels were given, a scalar.
+        logits: `[batch, num_labels]`, at the last measured line.
+        line_logits: `[batch, lines, num_labels]`, after every line; meaningless at unmeasured ones.
+        past_key_values: to go on from here, where `use_cache` was set.
+        hidden_states: one `[batch, lines, hidden]` a layer and the tokens, where `output_hidden_states` was set.
+        attentions: one `[batch, heads, lines, lines]` a layer, where `output_attentions` was set (eager attention).
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    line_logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class ScanlineTokenizerStage(nn.Module):
+    """
+    Convolution, max-pooling of 2 pixels, normalization over the channels, activation.
+
+    Along the lines the convolution is causal. Normalization is of each pixel by itself: statistics over lines would
+    let a line know of those after it, and statistics over the batch would make the loss depend on how the batch is
+    spread over processes.
+    """
+
+    def __init__(self, config: ScanlineCausalConfig, in_channels: int, stage_idx: int):
+        super().__init__()
+        out_channels = config.tokenizer_channels[stage_idx]
+        kernel_size = config.tokenizer_kernel_sizes[stage_idx]
+        self.num_context_lines = config.tokenizer_context_lines - 1
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size=(config.tokenizer_context_lines, kernel_size),
+            stride=(1, config.tokenizer_strides[stage_idx]),
+            padding=(0, kernel_size // 2),
+        )
+        self.norm = nn.LayerNorm(out_channels, eps=config.layer_norm_eps)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, features: torch.Tensor, previous: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """`features` `[batch, in, lines, pixels]` and the lines before them, to `[batch, out, lines, pixels']`."""
+        if previous is None:
+            features = nn.functional.pad(features, (0, 0, self.num_context_lines, 0))
+        else:
+            features = torch.cat((previous, features), dim=2)
+        last_lines = features[:, :, features.shape[2] - self.num_context_lines :]
+        features = nn.functional.max_pool2d(self.conv(features), kernel_size=(1, 2))
+        features = self.activation(self.norm(features.permute(0, 2, 3, 1)))
+        return features.permute(0, 3, 1, 2), last_lines
+
+
+class ScanlineTokenizer(nn.Module):
+    """Lines `[batch, lines, pixels_per_line]` to tokens `[batch, lines, hidden]`, each from itself and lines before."""
+
+    def __init__(self, config: ScanlineCausalConfig):
+        super().__init__()
+        in_channels = [1, *config.tokenizer_channels[:-1]]
+        self.stages = nn.ModuleList(
+            ScanlineTokenizerStage(config, channels, stage_idx) for stage_idx, channels in enumerate(in_channels)
+        )
+        self.with_maximum = config.tokenizer_pooling == "mean_max"
+        self.projection = nn.Linear(config.tokenizer_channels[-1] * (1 + self.with_maximum), config.hidden_size)
+
+    def forward(self, pixel_values: torch.Tensor, cache: ScanlineCache | None) -> torch.Tensor:
+        # channels last: the convolutions are memory-bound, and the normalization over channels needs no copy
+        features = pixel_values.unsqueeze(1).contiguous(memory_format=torch.channels_last)
+        for stage_idx, stage in enumerate(self.stages):
+            previous = None if cache is None else cache.line_buffers.get(stage_idx)
+            features, last_lines = stage(features, previous)
+            if cache is not None:
+                cache.line_buffers[stage_idx] = last_lines.clone()  # a view would keep the whole chunk alive
+        pooled = features.mean(dim=-1)
+        if self.with_maximum:
+            pooled = torch.cat((pooled, features.amax(dim=-1)), dim=1)
+        return self.projection(pooled.transpose(1, 2))
+
+
+class ScanlineCausalPreTrainedModel(ScanlinePreTrainedModel):
+    """Initialization of the causal scanline transformer."""
+
+    config_class = ScanlineCausalConfig
+    config: ScanlineCausalConfig
+    _no_split_modules = ["ScanlineLayer", "ScanlineTokenizer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
+    """The bare causal scanline transformer: tokenizer, positions, layers, normalization."""
+
+    def __init__(self, config: ScanlineCausalConfig):
+        super().__init__(config)
+        self.tokenizer = ScanlineTokenizer(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList(
+            ScanlineLayer(config, layer_idx, is_causal=True) for layer_idx in range(config.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.tokenizer.projection
+
+    def sinusoids(self, positions: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of `positions` at `width / 2` wavelengths, each `[lines, width / 2]`, in float32."""
+        exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+        angles = positions.float().unsqueeze(-1) * self.config.position_base**-exponents
+        return angles.cos(), angles.sin()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: ScanlineCache | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """
+        Args:
+            pixel_values: `[batch, lines, pixels_per_line]`: a scan, or the next lines of one.
+            attention_mask: `[batch, lines]`, 1 where a line was measured. It describes these lines only: what is in
+                `past_key_values` is remembered there.
+            past_key_values: what an earlier call returned, to go on from there.
+            use_cache: whether to return `past_key_values`; implied by giving them.
+
+        Returns:
+            `last_hidden_state` `[batch, lines, hidden]`, and `past_key_values`.
+
+        Raises:
+            ValueError: for inputs of another shape, or a cache of another kind.
+        """
+        check_pixel_values(pixel_values, attention_mask, self.config.pixels_per_line)
+        if past_key_values is None and use_cache:
+            past_key_values = ScanlineCache(self.config)
+        if past_key_values is not None and not hasattr(past_key_values, "line_buffers"):
+            raise ValueError(
+                f"past_key_values must be a ScanlineCache, got {type(past_key_values).__name__}: pass use_cache=True "
+                "with the first lines, and what it returns with the next."
+            )
+        pixel_values = pixel_values.to(self.tokenizer.projection.weight.dtype)
+        if attention_mask is not None:
+            # what an unmeasured line holds must not matter, be it NaN
+            pixel_values = pixel_values.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
+
+        num_lines = pixel_values.shape[1]
+        num_seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        positions = torch.arange(num_lines, device=pixel_values.device) + num_seen
+        hidden_states = self.tokenizer(pixel_values, past_key_values)
+        position_embeddings = None
+        if self.config.position_embedding_type == "rotary":
+            cos, sin = self.sinusoids(positions, self.config.hidden_size // self.config.num_attention_heads)
+            position_embeddings = (
+                torch.cat((cos, cos), dim=-1).to(hidden_states.dtype),
+                torch.cat((sin, sin), dim=-1).to(hidden_states.dtype),
+            )
+        else:
+            cos, sin = self.sinusoids(positions.clamp(max=self.config.max_lines - 1), self.config.hidden_size)
+            hidden_states = hidden_states + torch.cat((sin, cos), dim=-1).to(hidden_states.dtype)
+        hidden_states = self.dropout(hidden_states)
+
+        if past_key_values is not None:
+            attention_mask = past_key_values.extend_line_mask(attention_mask, num_lines)
+        create_mask = create_causal_mask if self.config.sliding_window is None else create_sliding_window_causal_mask
+        mask = create_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=positions.unsqueeze(0),
+        )
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                mask,
+                position_embeddings=position_embeddings,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+
+class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
+    """The causal scanline transformer with a linear head at every line."""
+
+    def __init__(self, config: ScanlineCausalConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.scanline = ScanlineCausalModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def line_loss_weights(self, measured: torch.Tensor) -> torch.Tensor:
+        """Weight of each line in the loss, `[batch, lines]` to the same; those of a scan sum to 1."""
+        measured = measured.float()
+        number = measured.cumsum(dim=1)
+        if self.config.line_loss_weighting == "linear":
+            weights = number * measured
+        elif self.config.line_loss_weighting == "last":
+            weights = measured * (number == number[:, -1:])
+        else:
+            weights = measured
+        return weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        past_key_values: ScanlineCache | None = None,
+        use_cache: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> ScanlineCausalOutput:
+        """
+        Args:
+            pixel_values: `[batch, lines, pixels_per_line]`: a scan, or the next lines of one.
+            attention_mask: `[batch, lines]`, 1 where a line was measured. It describes these lines only.
+            labels: class indices `[batch]`, one a line `[batch, lines]`, or scores `[batch, num_labels]`; see
+                [`tip_state_loss`].
+            past_key_values: what an earlier call returned, to go on from there.
+            use_cache: whether to return `past_key_values`.
+            num_items_in_batch: see [`tip_state_loss`].
+
+        Returns:
+            `logits` of the last measured line `[batch, num_labels]`, `line_logits` `[batch, lines, num_labels]`,
+            and the loss where there are labels.
+        """
+        outputs = self.scanline(
+            pixel_values,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        line_logits = self.classifier(outputs.last_hidden_state)
+        batch_size, num_lines = pixel_values.shape[:2]
+        if attention_mask is None:
+            logits = line_logits[:, -1]
+        else:
+            lines = torch.arange(num_lines, device=line_logits.device)
+            last_measured = (lines * attention_mask.bool()).amax(dim=1)
+            logits = line_logits[torch.arange(batch_size, device=line_logits.device), last_measured]
+        loss = None
+        if labels is not None:
+            measured = pixel_values.new_ones(batch_size, num_lines) if attention_mask is None else attention_mask
+            loss = tip_state_loss(
+                line_logits, labels, self.config, self.line_loss_weights(measured), num_items_in_batch
+            )
+        return ScanlineCausalOutput(
+            loss=loss,
+            logits=logits,
+            line_logits=line_logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "ScanlineCache",
+    "ScanlineCausalForImageClassification",
+    "ScanlineCausalModel",
+    "ScanlineCausalOutput",
+    "ScanlineCausalPreTrainedModel",
+]
