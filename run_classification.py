@@ -12,7 +12,6 @@ import csv
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,13 @@ import datasets
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from configuration import (
     ConfigurationError,
@@ -34,18 +36,18 @@ from configuration import (
     resolved_recipe,
 )
 from configuration.arguments import MODEL_CONFIGS
-from data_scripts.builders import load_scans, read_folder
-from data_scripts.labels import class_weights, is_labelled, majority_labels, make_labels
-from data_scripts.scan_dataset import ScanDataset, collate_batch, lines_of
-from data_scripts.splits import Split, split_indices
+from data_scripts.builders import read_folder
+from data_scripts.scan_dataset import ScanDataset, collate_batch
 from experiments.card import write_card
-from experiments.run_folder import SPLIT_FILE, machine, write_recipe, write_summary
-from experiments.scoring import TipStateScorer, score_part
+from experiments.data import Data, find_split_file, load_data
+from experiments.run_folder import METRICS_FILE, SPLIT_FILE, machine, write_recipe, write_summary
+from experiments.scoring import TipStateScorer, score_part, split_outputs
 from experiments.trainer import ScanlineTrainer
-from modeling_scanline import ScanlineImageProcessor
+from modeling_scanline import ScanlineConfig, ScanlineImageProcessor
 
 logger = logging.getLogger("run_classification")
-console = Console(stderr=False)
+console = Console()
+BAD_INPUT = (ValueError, OSError, RuntimeError, StrictDataclassError, SafetensorError)
 
 
 @contextlib.contextmanager
@@ -55,147 +57,14 @@ def explained(stage: str) -> Iterator[None]:
         yield
     except ConfigurationError:
         raise
-    except (ValueError, OSError, RuntimeError) as error:
+    except BAD_INPUT as error:
         logger.debug("while %s", stage, exc_info=True)
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ConfigurationError(f"{stage}: {' '.join(lines[:3]) or type(error).__name__}") from error
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        raise ConfigurationError(f"{stage}: {' '.join(lines[:3]) or type(cause).__name__}") from error
 
 
-@dataclass
-class Data:
-    """The parts of a dataset, ready for the Trainer, and what belongs to them."""
-
-    parts: dict[str, ScanDataset]
-    scan_ids: dict[str, list[str]]
-    label_names: list[str]
-    split: Split
-    class_weights: list[float] | None
-
-
-def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> Data:
-    """Scans → labels → split → datasets for training (augmented, labels as wanted) and scoring (clear labels)."""
-    scans = load_scans(
-        arguments.dataset,
-        arguments.data_dir,
-        pixels_per_line=arguments.pixels_per_line,
-        max_lines=arguments.max_lines,
-        num_scans=arguments.num_scans,
-        seed=arguments.simulation_seed,
-        cache_dir=arguments.cache_dir,
-    )
-    label_names = scans.features["label"].names
-    scan_ids = np.asarray(scans["scan_id"])
-    # a scan whose session nobody knows is one of its own
-    sessions = np.array(
-        [session or f"?{scan_id}" for session, scan_id in zip(scans["session"], scan_ids, strict=True)]
-    )
-    scores = np.asarray(scans["scores"], dtype=np.float32)
-    lines = lines_of(scans, arguments.max_lines)
-    complete = (lines.isfinite().any(dim=-1).sum(dim=1) >= arguments.pixels_per_line).numpy()
-
-    train_labels = make_labels(scores, arguments.train_labels)
-    eval_labels = make_labels(scores, arguments.eval_labels)
-    parts = find_parts(arguments, scan_ids, sessions, scores, split_file)
-    train = parts["train"][is_labelled(train_labels[parts["train"]])]
-    datasets_by_part = {
-        "train": ScanDataset(
-            lines[train], train_labels[train], arguments.normalization, arguments.augmentation(), seed
-        )
-    }
-    indices = {"train": train}
-    for name, part in parts.items():
-        if name == "train":
-            continue
-        scored = is_labelled(eval_labels[part]) & (complete[part] | (not arguments.eval_complete_scans))
-        if not scored.any():
-            raise ValueError(
-                f"the {name} part has no scan to score: of its {len(part)} scans none is "
-                f"{'complete and ' if arguments.eval_complete_scans else ''}labelled by policy {arguments.eval_labels}."
-            )
-        indices[name] = part[scored]
-        datasets_by_part[name] = ScanDataset(lines[part[scored]], eval_labels[part[scored]], arguments.normalization)
-    split = Split(
-        method=arguments.split,
-        seed=arguments.split_seed,
-        dataset=arguments.dataset,
-        parts={name: scan_ids[part].tolist() for name, part in parts.items()},
-        sessions={
-            name: sorted(set(sessions[part]) - {f"?{s}" for s in scan_ids[part]}) for name, part in parts.items()
-        },
-        counts={
-            name: dict(
-                zip(
-                    label_names,
-                    np.bincount(_hard(labels[indices[name]]), minlength=len(label_names)).tolist(),
-                    strict=True,
-                )
-            )
-            for name in parts
-            for labels in [train_labels if name == "train" else eval_labels]
-        },
-    )
-    return Data(
-        parts=datasets_by_part,
-        scan_ids={name: scan_ids[part].tolist() for name, part in indices.items()},
-        label_names=label_names,
-        split=split,
-        class_weights=find_class_weights(arguments, train_labels[train], label_names),
-    )
-
-
-def _hard(labels: np.ndarray) -> np.ndarray:
-    return labels if labels.ndim == 1 else labels.argmax(axis=1)
-
-
-def find_parts(
-    arguments: DataArguments, scan_ids: np.ndarray, sessions: np.ndarray, scores: np.ndarray, split_file: Path | None
-) -> dict[str, np.ndarray]:
-    """Indices of the scans of each part: those of a split that was written down, or a new split."""
-    if split_file is not None:
-        split = Split.load(split_file)
-        arguments.split, arguments.split_seed = split.method, split.seed
-        place = {scan_id: index for index, scan_id in enumerate(scan_ids)}
-        missing = [scan_id for ids in split.parts.values() for scan_id in ids if scan_id not in place]
-        if missing:
-            raise ValueError(
-                f"{split_file}: {len(missing)} of its scans are not in this dataset, {missing[0]} for one."
-            )
-        return {name: np.array([place[scan_id] for scan_id in ids]) for name, ids in split.parts.items()}
-    # by majority, whatever is trained or scored on: the split must not depend on that choice
-    labels = majority_labels(scores)
-    if arguments.train_labels == "soft":
-        labels = np.where(is_labelled(make_labels(scores, "soft")), np.nan_to_num(scores).argmax(axis=1), -1)
-    labelled = np.flatnonzero(labels >= 0)
-    parts = split_indices(
-        labels[labelled],
-        sessions[labelled],
-        arguments.split,
-        arguments.validation_fraction,
-        arguments.test_fraction,
-        arguments.split_seed,
-    )
-    return {name: labelled[part] for name, part in parts.items()}
-
-
-def find_class_weights(arguments: DataArguments, labels: np.ndarray, names: list[str]) -> list[float] | None:
-    """Weights of the classes in the loss, with mean 1 over the training scans."""
-    wanted = arguments.class_weights
-    if wanted is None or wanted == "none":
-        return None
-    if wanted == "balanced":
-        return class_weights(labels, len(names))
-    assert isinstance(wanted, dict)
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        raise ValueError(f"class_weights names the class {unknown[0]!r}, but the classes are {', '.join(names)}.")
-    weights = np.array([wanted.get(name, 1.0) for name in names])
-    shares = np.bincount(_hard(labels), minlength=len(names)) / len(labels)
-    return (weights / (weights @ shares)).tolist()
-
-
-def build_model(
-    arguments: ModelArguments, data_arguments: DataArguments, data: Data | None
-) -> tuple[PreTrainedModel, ScanlineImageProcessor]:
+def build_model(arguments: ModelArguments, data_arguments: DataArguments, data: Data | None) -> tuple[Any, Any]:
     """A new model, or one whose weights come from a folder or the Hub; and the processor that fits it."""
     changes: dict[str, Any] = dict(arguments.config_overrides)  # type: ignore[arg-type]
     if data is not None:
@@ -214,15 +83,15 @@ def build_model(
         )
         return model, processor
     source = arguments.model_name_or_path
-    config = AutoConfig.from_pretrained(source)
-    if config.model_type not in {known.model_type for known in MODEL_CONFIGS.values()}:
-        raise ConfigurationError(f"{source}: holds a model of type {config.model_type!r}, not one of Scanline's.")
-    if data is not None and config.pixels_per_line != data_arguments.pixels_per_line:
+    saved: Any = AutoConfig.from_pretrained(source)
+    if not isinstance(saved, ScanlineConfig):
+        raise ConfigurationError(f"{source}: holds a model of type {saved.model_type!r}, not one of Scanline's.")
+    if data is not None and saved.pixels_per_line != data_arguments.pixels_per_line:
         raise ConfigurationError(
-            f"{source}: was built for {config.pixels_per_line} pixels per line, got pixels_per_line="
+            f"{source}: was built for {saved.pixels_per_line} pixels per line, got pixels_per_line="
             f"{data_arguments.pixels_per_line}."
         )
-    if data is not None and dict(enumerate(data.label_names)) == {int(k): v for k, v in config.id2label.items()}:
+    if data is not None and dict(enumerate(data.label_names)) == saved.id2label:
         changes.pop("id2label"), changes.pop("label2id")
     if data is not None:
         changes["class_weights"] = data.class_weights
@@ -230,33 +99,23 @@ def build_model(
     return model, AutoImageProcessor.from_pretrained(source)
 
 
-def find_split_file(arguments: DataArguments, model_name_or_path: str | None) -> Path | None:
-    """The split to use again: the one asked for, or that of the run whose model is applied or trained further."""
-    if arguments.split_file is not None:
-        return Path(arguments.split_file)
-    if model_name_or_path is not None and (path := Path(model_name_or_path) / SPLIT_FILE).is_file():
-        if Split.load(path).dataset == arguments.dataset:
-            return path
-    return None
-
-
 def find_checkpoint(training_arguments: ScanlineTrainingArguments) -> str | None:
     """The checkpoint to go on from, if one was asked for."""
     wanted = training_arguments.resume_from_checkpoint
     if wanted is None or str(wanted).lower() == "false":
         return None
-    folder = training_arguments.output_dir if str(wanted).lower() == "true" else str(wanted)
-    checkpoint = (
-        folder
-        if "checkpoint-" in Path(folder).name
-        else get_last_checkpoint(folder)
-        if Path(folder).is_dir()
-        else None
-    )
-    if checkpoint is None or not Path(checkpoint).is_dir():
+    folder = Path(str(training_arguments.output_dir) if str(wanted).lower() == "true" else str(wanted))
+    if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+        checkpoints = [folder]
+    else:
+        found = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        checkpoints = sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    # the state is written last: a checkpoint without it was cut off by the stop itself
+    checkpoint = next((str(path) for path in checkpoints if (path / TRAINER_STATE_NAME).is_file()), None)
+    if checkpoint is None:
         raise ConfigurationError(
-            f"resume_from_checkpoint: there is no checkpoint in {folder}. Give --output_dir, the folder of the run "
-            "that was stopped."
+            f"resume_from_checkpoint: there is no complete checkpoint in {folder}. Give --output_dir, the folder of "
+            "the run that was stopped."
         )
     return checkpoint
 
@@ -269,10 +128,10 @@ def summarize(
     figures: dict[str, Any],
 ) -> dict[str, Any]:
     """How the run ended: every figure with its split, labels, number of scans and seed."""
-    config = trainer.model.config
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     return {
-        "model_type": config.model_type,
-        "num_parameters": trainer.model.num_parameters(),
+        "model_type": model.config.model_type,
+        "num_parameters": model.num_parameters(),
         "dataset": data_arguments.dataset,
         "split": {"method": data.split.method, "seed": data.split.seed, "counts": data.split.counts},
         "labels": {"train": data_arguments.train_labels, "scored": data_arguments.eval_labels},
@@ -309,14 +168,13 @@ def predict(
     trainer: ScanlineTrainer,
     dataset: ScanDataset,
     scan_ids: list[str],
+    names: list[str],
     true: np.ndarray | None,
     folder: Path,
 ) -> None:
     """Writes the state of each scan, and how sure the model is, to `predictions.csv`; shows the first few."""
-    output = trainer.predict(ScanDataset(dataset.lines, None, dataset.normalization)).predictions
-    logits = torch.from_numpy(np.asarray(output[0] if isinstance(output, tuple) else output)).float()
-    probabilities = logits.softmax(dim=-1).numpy()
-    names = [trainer.model.config.id2label[label] for label in range(probabilities.shape[1])]
+    logits, _ = split_outputs(trainer.predict(ScanDataset(dataset.lines, None, dataset.normalization)).predictions)
+    probabilities = torch.from_numpy(logits).float().softmax(dim=-1).numpy()
     if not trainer.is_world_process_zero():
         return
     path = folder / "predictions.csv"
@@ -348,16 +206,10 @@ def run(
     Raises:
         ConfigurationError: for arguments or data that make no run.
     """
-    if not (training_arguments.do_train or training_arguments.do_eval or training_arguments.do_predict):
-        training_arguments.do_train = training_arguments.do_eval = True
     set_seed(training_arguments.seed)
     folder = Path(training_arguments.output_dir)  # type: ignore[arg-type]
     checkpoint = find_checkpoint(training_arguments) if training_arguments.do_train else None
-    if (
-        training_arguments.do_train and checkpoint is None and get_last_checkpoint(folder)
-        if folder.is_dir()
-        else False
-    ):
+    if training_arguments.do_train and checkpoint is None and (folder / METRICS_FILE).exists():
         raise ConfigurationError(
             f"{folder}: holds a run already. Add --resume_from_checkpoint true to go on with it, or choose another "
             "output_dir."
@@ -377,6 +229,8 @@ def run(
     with explained("model"):
         model, processor = build_model(model_arguments, data_arguments, data)
 
+    if data is None:
+        training_arguments.eval_strategy = IntervalStrategy.NO  # there is nothing to validate on
     trainer = ScanlineTrainer(
         model=model,
         args=training_arguments,
@@ -415,8 +269,8 @@ def run(
     # evaluation
     if training_arguments.do_eval and data is not None:
         figures = {
-            part: score_part(trainer, dataset, data.label_names, training_arguments.eval_line_counts)
-            for part, dataset in scored_parts(data, data_arguments, training_arguments)
+            part: score_part(trainer, dataset.as_measured(), data.label_names, training_arguments.eval_line_counts)
+            for part, dataset in data.parts.items()
         }
         if main_process:
             summary = summarize(data, data_arguments, training_arguments, trainer, figures)
@@ -437,7 +291,8 @@ def run(
             assert data is not None
             dataset, scan_ids = data.parts["validation"], data.scan_ids["validation"]
             true = dataset.labels.numpy()  # type: ignore[union-attr]
-        predict(trainer, dataset, scan_ids, true, folder)
+        names = [model.config.id2label[label] for label in range(model.config.num_labels)]
+        predict(trainer, dataset, scan_ids, names, true, folder)
     if main_process and training_arguments.do_train:
         console.print(
             f"\nThe model is in {folder}. To load it anywhere:\n\n"
@@ -446,14 +301,6 @@ def run(
             '    classify("scan.png")\n'
         )
     return folder
-
-
-def scored_parts(
-    data: Data, data_arguments: DataArguments, training_arguments: ScanlineTrainingArguments
-) -> Iterator[tuple[str, ScanDataset]]:
-    """The parts to score at the end; training scans as they are, without augmentation."""
-    for name, dataset in data.parts.items():
-        yield name, ScanDataset(dataset.lines, dataset.labels, dataset.normalization)
 
 
 def main(argv: list[str] | None = None) -> int:

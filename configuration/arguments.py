@@ -35,7 +35,7 @@ Every option can stand in a recipe (a flat YAML file, see configuration/recipes)
   change a hyper-parameter       ... --learning_rate 3e-4 --config_overrides '{"num_hidden_layers": 4}'
   go on after a stop             ... --output_dir runs/20261123_101500 --resume_from_checkpoint true
   evaluate a run                 python run_classification.py --do_eval --model_name_or_path runs/20261123_101500
-  classify files                 python run_classification.py --do_predict --model_name_or_path runs/... --predict_dir scans/
+  classify files                 ... --do_predict --model_name_or_path runs/20261123_101500 --predict_dir scans/
 """
 
 
@@ -226,13 +226,24 @@ class ScanlineTrainingArguments(TrainingArguments):
             self.output_dir = str(Path(self.runs_dir) / new_run_name())
         if self.early_stopping_patience and self.eval_strategy == "no":
             raise ConfigurationError("early_stopping_patience needs validation during training: set eval_strategy.")
+        if not (self.do_train or self.do_eval or self.do_predict):
+            self.do_train = self.do_eval = True
+        do_eval = self.do_eval
         super().__post_init__()
+        self.do_eval = do_eval  # the library sets it wherever there is an eval_strategy, also for predictions alone
+        self.check_processes()
+
+    def check_processes(self) -> None:
+        """Raises [`ConfigurationError`] if processes were launched that do not know of each other."""
         launched = int(environ.get("WORLD_SIZE", 1))
         if launched > 1 and self.world_size != launched:
             raise ConfigurationError(
                 f"{launched} processes were launched, but the Trainer sees {self.world_size}: they would all train "
                 "alone. On a CPU, launch with accelerate_configs/cpu_two_processes.yaml."
             )
+
+
+GROUPS: tuple[Any, ...] = (ModelArguments, DataArguments, ScanlineTrainingArguments)
 
 
 def new_run_name() -> str:
@@ -266,11 +277,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: not YAML ({str(error).splitlines()[0]}).") from error
     if not isinstance(recipe, dict):
         raise ConfigurationError(f"{path}: a recipe maps names of options to values, got {type(recipe).__name__}.")
-    known = {
-        entry.name
-        for arguments in (ModelArguments, DataArguments, ScanlineTrainingArguments)
-        for entry in fields(arguments)
-    }
+    known = {entry.name for arguments in GROUPS for entry in fields(arguments)}
     for name in recipe:
         if name not in known:
             raise ConfigurationError(f"{path}: {_unknown(str(name), known)}")
@@ -288,7 +295,7 @@ def parse_arguments(
         SystemExit: for flags that argparse refuses, and after `--help`.
     """
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, ScanlineTrainingArguments),
+        list(GROUPS),
         description=DESCRIPTION,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -306,17 +313,17 @@ def parse_arguments(
     try:
         built = [
             arguments(**{entry.name: values[entry.name] for entry in fields(arguments) if entry.init})
-            for arguments in (ModelArguments, DataArguments, ScanlineTrainingArguments)
+            for arguments in GROUPS
         ]
     except ConfigurationError:
         raise
     except (ValueError, TypeError) as error:
         raise ConfigurationError(str(error).strip().splitlines()[0]) from error
-    return tuple(built)  # type: ignore[return-value]
+    return tuple(built)
 
 
 def resolved_recipe(*arguments: Any) -> dict[str, Any]:
-    """All options of a run that differ from the library's defaults or are this project's own, as a recipe holds them."""
+    """The options of a run, as a recipe holds them; of the library's, those that differ from its defaults."""
     recipe: dict[str, Any] = {}
     library = {entry.name: entry for entry in fields(TrainingArguments)}
     own = set(vars(ScanlineTrainingArguments)["__annotations__"])

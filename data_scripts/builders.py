@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import logging
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,18 @@ import torch
 from modeling_scanline import image_processing_scanline
 from modeling_scanline.image_processing_scanline import resample_lines
 
-from . import labels, scan, simulation
+from . import labels as labels_module
+from . import scan as scan_module
+from . import simulation
 from .labels import majority_labels, merge_scores
-from .scan import READERS, Scan, ScanReadError, read_scan, session_of
+from .scan import READERS, Scan, ScanReadError, read_scan, session_of, to_lines
 from .simulation import TIP_STATES, simulate
 
 logger = logging.getLogger(__name__)
 
-SHARED_CODE = (sys.modules[__name__], scan, labels, image_processing_scanline)
-CHUNK_SIZE = 256
+SHARED_CODE = (sys.modules[__name__], scan_module, labels_module, image_processing_scanline)
+CHUNK_SIZE = 64  # larger ones fall out of the processor's cache while they are resampled
+MAX_UNNAMED_CLASSES = 1000
 SPM_TOOLBOX_IMAGES = "Images (Flat)"
 SPM_TOOLBOX_SHEET = "Mean_Score"
 SPM_TOOLBOX_CLASSES = {
@@ -84,7 +88,7 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
         for module in (*SHARED_CODE, *self.CODE):
             digest.update(inspect.getsource(module).encode())
         for path in self.source_files():
-            stat = path.stat()
+            stat = path.stat() if path.exists() else path.lstat()  # a link to nowhere is for `read` to name
             digest.update(f"{path}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
         super().__init__(*args, hash=digest.hexdigest()[:32], **kwargs)
 
@@ -118,8 +122,12 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
     def _generate_tables(self) -> Iterator[tuple[int, pa.Table]]:
         chunk: list[tuple[Scan, np.ndarray]] = []
         number = 0
-        for scan_and_votes in self.scans():
-            chunk.append(scan_and_votes)
+        scan_ids: set[str] = set()
+        for scan, votes in self.scans():
+            if scan.scan_id in scan_ids:  # a split could not keep them apart
+                raise ScanReadError(f"{self.root}: two scans are called {scan.scan_id!r}: rename or remove one.")
+            scan_ids.add(scan.scan_id)
+            chunk.append((scan, votes))
             if len(chunk) == CHUNK_SIZE:
                 yield number, self._table(chunk)
                 chunk, number = [], number + 1
@@ -127,7 +135,7 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
             yield number, self._table(chunk)
         elif number == 0:
             skipped = f"; {len(self.skipped)} files could not be read" if self.skipped else ""
-            raise ScanReadError(f"{self.root}: no scan to make a dataset of{skipped}.")
+            raise ScanReadError(f"{self.root or self.dataset_name}: no scan to make a dataset of{skipped}.")
         if self.skipped:
             logger.warning("%d files could not be read and are not in the dataset.", len(self.skipped))
 
@@ -179,7 +187,7 @@ class SPMToolbox(ScanBuilder):
         if self.root is None:
             raise ScanReadError("dataset hsi100 needs data_dir: the folder of a clone of SPM-Toolbox.")
         images, database = self.root / SPM_TOOLBOX_IMAGES, self.root / "Database"
-        sheets = sorted(database.glob("*.xlsx"))
+        sheets = sorted(path for path in database.glob("*.xlsx") if not path.name.startswith("~$"))  # Excel's lock
         pictures = sorted(path for path in images.glob("*") if path.suffix.lower() in READERS)
         if not pictures or not sheets:
             what = f"pictures in {SPM_TOOLBOX_IMAGES!r}" if not pictures else "spreadsheet (.xlsx) in 'Database'"
@@ -199,9 +207,15 @@ class SPMToolbox(ScanBuilder):
     @staticmethod
     def _votes(spreadsheet: Path) -> dict[str, np.ndarray]:
         try:
-            table = pd.read_excel(spreadsheet, sheet_name=SPM_TOOLBOX_SHEET)
-        except ValueError as error:
-            raise ScanReadError(f"{spreadsheet}: no sheet {SPM_TOOLBOX_SHEET!r} with the votes ({error}).") from error
+            with pd.ExcelFile(spreadsheet, engine="openpyxl") as workbook:
+                if SPM_TOOLBOX_SHEET not in workbook.sheet_names:
+                    raise ScanReadError(
+                        f"{spreadsheet}: no sheet {SPM_TOOLBOX_SHEET!r} with the votes; it has "
+                        f"{', '.join(map(str, workbook.sheet_names))}."
+                    )
+                table = workbook.parse(SPM_TOOLBOX_SHEET)
+        except ScanReadError:
+            raise
         except Exception as error:  # openpyxl raises what zipfile, xml and itself think of
             raise ScanReadError(f"{spreadsheet}: cannot be read as a spreadsheet ({error}).") from error
         names = [name for name in table.columns if not str(name).startswith("Unnamed")]
@@ -223,7 +237,12 @@ class ImageFolder(ScanBuilder):
     def source_files(self) -> list[Path]:
         if self.root is None or not self.root.is_dir():
             raise ScanReadError(f"dataset folder needs data_dir: a folder of class folders, got {self.root}.")
-        files = sorted(path for path in self.root.glob("*/**/*") if path.suffix.lower() in READERS)
+        files = sorted(
+            path
+            for path in self.root.glob("*/**/*")
+            if path.suffix.lower() in READERS
+            and not any(part.startswith(".") for part in path.relative_to(self.root).parts)  # thumbnails, checkpoints
+        )
         if not files:
             raise ScanReadError(f"{self.root}: no class folder with a scan ({', '.join(sorted(READERS))}).")
         return files
@@ -260,12 +279,12 @@ class NpzArrays(ScanBuilder):
     def _load(self, *names: str) -> dict[str, np.ndarray]:
         assert self.root is not None
         try:
+            if not zipfile.is_zipfile(self.root):
+                raise ValueError("not a zip file")
             with np.load(self.root, allow_pickle=False) as arrays:
-                missing = {"images", "labels"} - set(arrays)
+                missing = " or ".join(sorted({"images", "labels"} - set(arrays)))
                 if missing:
-                    raise ScanReadError(
-                        f"{self.root}: no array {' or '.join(sorted(missing))}; it holds {', '.join(arrays) or 'none'}."
-                    )
+                    raise ScanReadError(f"{self.root}: no array {missing}; it holds {', '.join(arrays) or 'none'}.")
                 return {name: arrays[name] for name in names if name in arrays}
         except ScanReadError:
             raise
@@ -281,7 +300,20 @@ class NpzArrays(ScanBuilder):
                 f"{self.root}: labels must be whole numbers [num_scans], got {labels.dtype} {list(labels.shape)}."
             )
         if "label_names" in arrays:
-            names = [str(name) for name in arrays["label_names"]]
+            names = [str(name) for name in arrays["label_names"].ravel()]
+            if arrays["label_names"].ndim != 1 or len(set(names)) < len(names):
+                raise ScanReadError(
+                    f"{self.root}: label_names must be different names [num_labels], got {', '.join(names)} of shape "
+                    f"{list(arrays['label_names'].shape)}."
+                )
+        elif labels.max() < 0:
+            raise ScanReadError(
+                f"{self.root}: no scan has a label, and label_names does not say which there could be."
+            )
+        elif labels.max() >= MAX_UNNAMED_CLASSES:
+            raise ScanReadError(
+                f"{self.root}: labels go up to {labels.max()}: more than {MAX_UNNAMED_CLASSES} classes need label_names."
+            )
         else:
             names = [str(label) for label in range(int(labels.max()) + 1)]
         if labels.min() < -1 or labels.max() >= len(names):
@@ -300,12 +332,18 @@ class NpzArrays(ScanBuilder):
                 f"{self.root}: images must be numbers [num_scans, lines, pixels] and as many as labels, got "
                 f"{images.dtype} {list(images.shape)} and {len(labels)} labels."
             )
+        for name in ("sessions", "scan_ids"):
+            if name in arrays and arrays[name].shape != labels.shape:
+                raise ScanReadError(
+                    f"{self.root}: {name} must be [num_scans] as labels are, got {list(arrays[name].shape)} for "
+                    f"{len(labels)} labels."
+                )
         for index, image in enumerate(images):
             unlabelled = np.full(len(names), np.nan, dtype=np.float32)
             scan_id = str(arrays["scan_ids"][index]) if "scan_ids" in arrays else str(index)
             yield (
                 Scan(
-                    lines=image.astype(np.float32),
+                    lines=to_lines(image),
                     scan_id=scan_id,
                     session=str(arrays["sessions"][index]) if "sessions" in arrays else session_of(scan_id),
                     source=str(self.root),
@@ -324,13 +362,16 @@ class Simulated(ScanBuilder):
 
     def scans(self) -> Iterator[tuple[Scan, np.ndarray]]:
         for start in range(0, self.config.num_scans, CHUNK_SIZE):
-            batch = simulate(
-                min(CHUNK_SIZE, self.config.num_scans - start),
-                seed=self.config.seed,
-                start=start,
-                pixels_per_line=self.config.pixels_per_line,
-                num_lines=self.config.max_lines,
-            )
+            try:
+                batch = simulate(
+                    min(CHUNK_SIZE, self.config.num_scans - start),
+                    seed=self.config.seed,
+                    start=start,
+                    pixels_per_line=self.config.pixels_per_line,
+                    num_lines=self.config.max_lines,
+                )
+            except ValueError as error:
+                raise ScanReadError(f"dataset simulated: {error}") from error
             for index in range(len(batch.states)):
                 yield (
                     Scan(
@@ -412,11 +453,13 @@ def read_folder(
     """
     folder = Path(folder)
     lines, names = [], []
+    num_skipped = 0
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in READERS):
         try:
             heights = torch.from_numpy(read_scan(path).lines)
         except ScanReadError as error:
             logger.warning("Skipped: %s", error)
+            num_skipped += 1
             continue
         resampled = resample_lines(heights.unsqueeze(0), pixels_per_line, max_lines)[0]
         missing = max_lines - len(resampled)
@@ -424,4 +467,6 @@ def read_folder(
         names.append(path.relative_to(folder).as_posix())
     if not lines:
         raise ScanReadError(f"{folder}: no scan that can be read ({', '.join(sorted(READERS))}).")
+    if num_skipped:
+        logger.warning("%d files could not be read.", num_skipped)
     return names, torch.stack(lines)

@@ -71,7 +71,8 @@ def make_labels(scores: np.ndarray, policy: str) -> np.ndarray:
 
 def is_labelled(labels: np.ndarray) -> np.ndarray:
     """Which scans have a label, `[num_scans]`, for what [`make_labels`] returns."""
-    return labels >= 0 if labels.ndim == 1 else (labels >= 0).all(axis=1)
+    labelled = labels >= 0
+    return labelled if labels.ndim == 1 else np.all(labelled, axis=1)
 
 
 def class_weights(labels: np.ndarray, num_labels: int) -> list[float]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from modeling_scanline.image_processing_scanline import heights_from_colours
 
 # Omicron MATRIX and Nanonis bases put the start of the session into the file name: ..._2015Sep30-094843_...
 SESSION_PATTERN = re.compile(r"(?<!\d)(\d{4}[A-Z][a-z]{2}\d{2}-\d{6})(?!\d)")
-MAX_PIXELS = 2**28  # a gigabyte of heights: more is a broken header, not a scan
+MAX_PIXELS = 2**26  # 8192 x 8192: a picture of more has a broken header
 
 
 class ScanReadError(ValueError):
@@ -61,16 +61,28 @@ def _read_picture(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ScanReadError(f"{path}: {image.width} x {image.height} pixels are more than a scan can have.")
-        if image.mode in ("P", "PA", "1", "CMYK", "YCbCr", "HSV", "LAB"):
-            image = image.convert("RGB")
-        heights = np.asarray(image)
+        coded = image.mode in ("P", "PA", "1", "CMYK", "YCbCr", "HSV", "LAB")
+        heights = np.asarray(image.convert("RGB") if coded else image)
     if heights.ndim == 3 and heights.shape[-1] == 2:  # grey with transparency
         heights = heights[..., 0]
     return heights_from_colours(heights) if heights.ndim == 3 else heights
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    return np.load(path, allow_pickle=False)
+    # mapped: a header that promises more than the file holds is refused before memory is taken
+    heights = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(heights, np.ndarray):
+        heights.close()
+        raise ScanReadError(f"{path}: holds an archive of arrays, expected one array [lines, pixels].")
+    return heights
+
+
+def to_lines(heights: np.ndarray) -> np.ndarray:
+    """A copy in float32, as [`Scan`] has it: what is not finite was not measured, and is NaN."""
+    with np.errstate(over="ignore"):
+        lines = np.array(heights, dtype=np.float32, order="C")
+    lines[np.isinf(lines)] = np.nan
+    return lines
 
 
 READERS: dict[str, Callable[[Path], np.ndarray]] = {
@@ -107,13 +119,13 @@ def read_scan(path: str | Path, channel: str | None = None, direction: str = "fo
         raise
     except FileNotFoundError:
         raise ScanReadError(f"{path}: there is no such file.") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # Pillow and numpy also raise what struct, zlib, zipfile and tokenize think of
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ScanReadError(f"{path}: cannot be read as a scan ({reason}). Is the file complete?") from error
     if heights.dtype.kind not in "fiub":
         raise ScanReadError(f"{path}: expected numbers, got values of type {heights.dtype}.")
     return Scan(
-        lines=heights.astype(np.float32),
+        lines=to_lines(heights),
         scan_id=path.stem,
         session=session_of(path.name),
         source=str(path),

@@ -79,6 +79,10 @@ class ScanDataset(torch.utils.data.Dataset):
         """Other random numbers for another epoch."""
         self.epoch = epoch
 
+    def as_measured(self) -> "ScanDataset":
+        """The same scans, without augmentation."""
+        return ScanDataset(self.lines, self.labels, self.normalization)
+
     def first_lines(self, num_lines: int) -> "ScanDataset":
         """The same scans, broken off after `num_lines`."""
         return ScanDataset(self.lines[:, :num_lines], self.labels, self.normalization, self.augmentation, self.seed)

@@ -1,8 +1,10 @@
 """Which scans to train on and which to keep out of sight."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -41,31 +43,44 @@ class Split:
     def load(cls, path: Path) -> "Split":
         """Reads what [`Split.save`] wrote; raises `ValueError` for anything else."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            split = cls(**json.loads(path.read_text(encoding="utf-8")))
+            split._check_parts()
         except (OSError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a split written by a run ({error}).") from error
+        return split
+
+    def _check_parts(self) -> None:
+        if not isinstance(self.parts, dict) or "train" not in self.parts:
+            raise ValueError("parts must hold a train part")
+        for name, ids in self.parts.items():
+            if not isinstance(ids, list) or not all(isinstance(scan_id, str) for scan_id in ids):
+                raise ValueError(f"{name} must be a list of scan ids")
+        ids = [scan_id for part in self.parts.values() for scan_id in part]
+        if len(set(ids)) < len(ids):
+            raise ValueError("a scan is in it twice")
 
 
-def _session_folds(labels: np.ndarray, sessions: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
-    """Fold of each scan. Of a few shuffles, the one whose first fold is closest to the classes of the whole."""
-    best, best_distance = np.zeros(0), np.inf
-    shares = np.bincount(labels) / len(labels)
+def _hold_out_sessions(
+    labels: np.ndarray, sessions: np.ndarray, num_held_out: int, num_folds: int, seed: int
+) -> np.ndarray:
+    """Scans of the first folds. Of a few shuffles, the one whose first folds are closest to the classes of the whole."""
+    best, best_distance = np.zeros(len(labels), dtype=bool), np.inf
+    wanted = np.bincount(labels) * num_held_out / num_folds
     for shuffle in range(NUM_SHUFFLES):
-        folds = np.empty(len(labels), dtype=np.int64)
+        held_out = np.zeros(len(labels), dtype=bool)
         splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=NUM_SHUFFLES * seed + shuffle)
-        for fold, (_, held_out) in enumerate(splitter.split(labels, labels, sessions)):
-            folds[held_out] = fold
-        held_out_counts = np.bincount(labels[folds == 0], minlength=len(shares))
-        wanted = shares * len(labels) / num_folds
+        for _, fold in islice(splitter.split(labels, labels, sessions), num_held_out):
+            held_out[fold] = True
+        held_out_counts = np.bincount(labels[held_out], minlength=len(wanted))
         distance = float((np.abs(held_out_counts - wanted) / np.maximum(wanted, 1)).sum())
         if distance < best_distance:
-            best, best_distance = folds, distance
+            best, best_distance = held_out, distance
     return best
 
 
 def split_indices(
     labels: np.ndarray,
-    sessions: Sequence[str],
+    sessions: Sequence[str] | np.ndarray,
     method: str = "sessions",
     validation_fraction: float = 0.2,
     test_fraction: float = 0.0,
@@ -101,13 +116,13 @@ def split_indices(
     if len(np.unique(labels)) < 2:
         raise ValueError(f"All {len(labels)} labelled scans are of one class: there is nothing to tell apart.")
 
-    sessions = np.asarray(sessions)
+    session_names = np.asarray(sessions)
     rest = np.arange(len(labels))
     parts: dict[str, np.ndarray] = {}
     for name, fraction in (("test", test_fraction), ("validation", validation_fraction / (1 - test_fraction))):
         if fraction == 0:
             continue
-        held_out = _hold_out(labels[rest], sessions[rest], method, fraction, seed)
+        held_out = _hold_out(labels[rest], session_names[rest], method, fraction, seed)
         parts[name] = rest[held_out]
         rest = rest[~held_out]
     parts = {"train": rest, **dict(reversed(parts.items()))}
@@ -130,10 +145,28 @@ def _hold_out(labels: np.ndarray, sessions: np.ndarray, method: str, fraction: f
         except ValueError as error:
             raise ValueError(f"The random split is not possible: {error}") from error
         return held_out
-    num_folds = max(2, round(1 / fraction))
+    num_held_out, num_folds = _folds(fraction)
     if len(np.unique(sessions)) < num_folds:
         raise ValueError(
             f"A split by sessions with a held-out share of {fraction:.2f} needs at least {num_folds} sessions, got "
             f"{len(np.unique(sessions))}: use split=random, and say so beside the result."
         )
-    return _session_folds(labels, sessions, num_folds, seed) == 0
+    if np.bincount(labels).max() < num_folds:
+        raise ValueError(
+            f"A split by sessions with a held-out share of {fraction:.2f} needs a class of at least {num_folds} scans, "
+            f"got {np.bincount(labels).max()} in the largest: add scans."
+        )
+    with warnings.catch_warnings():
+        # a class of few scans may still be in every part, and split_indices looks
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return _hold_out_sessions(labels, sessions, num_held_out, num_folds, seed)
+
+
+def _folds(fraction: float) -> tuple[int, int]:
+    """How many of how many folds make up the fraction, to a tenth of it or of the rest: the fewest that do."""
+    num_folds = 2
+    while True:
+        num_held_out = max(1, round(fraction * num_folds))
+        if abs(num_held_out / num_folds - fraction) <= 0.1 * min(fraction, 1 - fraction):
+            return num_held_out, num_folds
+        num_folds += 1

@@ -65,7 +65,7 @@ class WarmupReduceLROnPlateau(ReduceLROnPlateau):
         if self.num_steps <= self.num_warmup_steps:
             self._set_share(self.start + (1 - self.start) * self.num_steps / self.num_warmup_steps)
 
-    def step(self, metrics: Any, epoch: int | None = None) -> None:
+    def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """To be called with the metric after every validation; does nothing during the warmup."""
         # the constructor of older torch releases calls step() before num_steps exists
         if getattr(self, "num_steps", 0) >= getattr(self, "num_warmup_steps", 0):

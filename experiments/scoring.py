@@ -21,6 +21,11 @@ def last_measured_lines(lines: torch.Tensor, num_lines: int) -> np.ndarray:
     return ((measured * torch.arange(1, measured.shape[1] + 1)).amax(dim=1) - 1).numpy()
 
 
+def split_outputs(predictions: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Logits `[num_scans, num_labels]`, and those of every line where the model gives them."""
+    return predictions if isinstance(predictions, tuple) else (np.asarray(predictions), None)
+
+
 class TipStateScorer:
     """
     Computes the metric `tip_state` from a model's outputs; to be handed to the Trainer as `compute_metrics`.
@@ -61,13 +66,13 @@ class TipStateScorer:
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, Any]:
         """The figures that are numbers, and the main ones after each number of lines as `NAME_at_LINES`."""
-        predictions, labels = prediction.predictions, np.asarray(prediction.label_ids)
-        logits = predictions[0] if isinstance(predictions, tuple) else predictions
+        logits, line_logits = split_outputs(prediction.predictions)
+        labels = np.asarray(prediction.label_ids)
         figures = {
             name: value for name, value in self.score(logits, labels).items() if isinstance(value, (int, float))
         }
-        if isinstance(predictions, tuple):
-            for count, result in self.by_lines(predictions[1], labels).items():
+        if line_logits is not None:
+            for count, result in self.by_lines(line_logits, labels).items():
                 figures |= {f"{name}_at_{count}": result[name] for name in MAIN_FIGURES}
         return figures
 
@@ -85,16 +90,16 @@ def score_part(trainer: Trainer, dataset: ScanDataset, label_names: Sequence[str
     output = trainer.predict(dataset)
     labels = np.asarray(output.label_ids)
     result: dict[str, Any] = {"loss": output.metrics.get("test_loss") if output.metrics else None}
-    if isinstance(output.predictions, tuple):
-        result["whole"] = scorer.score(output.predictions[0], labels)
-        by_lines = scorer.by_lines(output.predictions[1], labels)
+    logits, line_logits = split_outputs(output.predictions)
+    result["whole"] = scorer.score(logits, labels)
+    if line_logits is not None:
+        by_lines = scorer.by_lines(line_logits, labels)
     else:
-        result["whole"] = scorer.score(output.predictions, labels)
         by_lines = {}
         for count in scorer.line_counts:
             cut = dataset.first_lines(count)
             seen = np.flatnonzero(last_measured_lines(cut.lines, count) >= 0)
             if len(seen):
-                by_lines[count] = scorer.score(trainer.predict(cut).predictions[seen], labels[seen])
+                by_lines[count] = scorer.score(split_outputs(trainer.predict(cut).predictions)[0][seen], labels[seen])
     result["by_lines"] = {str(count): figures for count, figures in by_lines.items()}
     return result

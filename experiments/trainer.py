@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import EarlyStoppingCallback, ExportableState, PrinterCallback, ProgressCallback
 
 from configuration import ScanlineTrainingArguments
+from data_scripts.scan_dataset import ScanDataset
 
 from .run_folder import append_metrics, forget_metrics_after
 from .schedules import WarmupReduceLROnPlateau, warmup_then
@@ -57,28 +58,29 @@ class TrainingRecord(TrainerCallback, ExportableState):
 
     def clear(self) -> None:
         """Starts anew."""
-        self.__init__()  # type: ignore[misc]
-
-    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs) -> None:  # type: ignore
+        self.counts, self.loss, self.steps, self.waited, self.seconds = None, 0.0, 0, 0.0, 0.0
         self.resumed_at = time.perf_counter()
 
-    def on_step_end(self, args, state: TrainerState, control: TrainerControl, **kwargs) -> None:  # type: ignore
+    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        self.resumed_at = time.perf_counter()
+
+    def on_step_end(self, args, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         self.steps += 1
 
 
 class EpochSetter(TrainerCallback):
     """Tells the training scans which epoch it is: their augmentation depends on it."""
 
-    def on_epoch_begin(self, args, state: TrainerState, control, train_dataloader=None, **kwargs) -> None:  # type: ignore
+    def on_epoch_begin(self, args, state: TrainerState, control, train_dataloader=None, **kwargs) -> None:
         dataset = getattr(train_dataloader, "dataset", None)
-        if hasattr(dataset, "set_epoch"):
+        if isinstance(dataset, ScanDataset):
             dataset.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class PlateauWarmup(TrainerCallback):
     """Steps the warmup of [`WarmupReduceLROnPlateau`], which the Trainer steps after validations only."""
 
-    def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs) -> None:  # type: ignore
+    def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs) -> None:
         if isinstance(lr_scheduler, WarmupReduceLROnPlateau):
             lr_scheduler.warmup_step()
 
@@ -86,7 +88,7 @@ class PlateauWarmup(TrainerCallback):
 class QuietProgress(ProgressCallback):
     """A progress bar, without the raw dictionaries between."""
 
-    def on_log(self, *args, **kwargs) -> None:  # type: ignore
+    def on_log(self, *args, **kwargs) -> None:
         pass
 
 
@@ -100,6 +102,7 @@ class ScanlineTrainer(Trainer):
     """
 
     args: ScanlineTrainingArguments
+    lr_scheduler: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -123,6 +126,7 @@ class ScanlineTrainer(Trainer):
         if self.lr_scheduler is not None:
             return self.lr_scheduler
         optimizer = self.optimizer if optimizer is None else optimizer
+        assert optimizer is not None, "the Trainer makes the optimizer first"
         if self.args.warmup_steps:
             num_warmup_steps = self.args.get_warmup_steps(num_training_steps)
         else:
@@ -144,14 +148,14 @@ class ScanlineTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):  # type: ignore
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Times how long training waits for data."""
         start = time.perf_counter()
         samples = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.record.waited += time.perf_counter() - start
         return samples
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's loss; counts what the training scans give on the way."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
@@ -161,7 +165,10 @@ class ScanlineTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validates, and during training writes the epoch down."""
         training_seconds = self.record.seconds + time.perf_counter() - self.record.resumed_at
-        metrics = super().evaluate(*args, **kwargs)
+        # a data loader draws a random number whenever it starts: a run that goes on from a checkpoint made just before
+        # a validation would otherwise not see the numbers of a run that was not stopped
+        with torch.random.fork_rng():
+            metrics = super().evaluate(*args, **kwargs)
         if self.is_in_train:
             self._write_epoch(metrics, training_seconds)
         return metrics
@@ -177,7 +184,7 @@ class ScanlineTrainer(Trainer):
         self.record.clear()
         if not self.is_world_process_zero():
             return
-        folder = Path(self.args.output_dir)
+        folder = Path(str(self.args.output_dir))
         epoch = round(self.state.epoch or 0, 4)
         forget_metrics_after(folder, epoch - 2e-4)  # a run that goes on from a checkpoint comes by once more
         append_metrics(

@@ -3,6 +3,7 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 LINE_LOSS_WEIGHTINGS = ("uniform", "linear", "last")
 POSITION_EMBEDDING_TYPES = ("rotary", "sinusoidal")
@@ -63,7 +64,7 @@ class ScanlineConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.1
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-5
-    class_weights: list[float] | list[int] | None = None
+    class_weights: list[float | int] | None = None
     label_smoothing: float | int = 0.0
 
     def validate_sizes(self) -> None:
@@ -81,6 +82,19 @@ class ScanlineConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
                 f"{self.num_attention_heads}."
+            )
+
+    def validate_regularization(self) -> None:
+        """Raises `ValueError` for a dropout that is no probability."""
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+
+    def validate_activation(self) -> None:
+        """Raises `ValueError` for an activation that transformers does not know."""
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"hidden_act must be the name of an activation in transformers, such as gelu, got {self.hidden_act!r}."
             )
 
     def validate_loss(self) -> None:
@@ -175,23 +189,24 @@ class ScanlineCausalConfig(ScanlineConfig):
 
     def validate_tokenizer(self) -> None:
         """Raises `ValueError` for a tokenizer that cannot be built."""
-        lengths = {len(self.tokenizer_channels), len(self.tokenizer_kernel_sizes), len(self.tokenizer_strides)}
+        strides = self.tokenizer_strides or []  # filled in at construction
+        lengths = {len(self.tokenizer_channels), len(self.tokenizer_kernel_sizes), len(strides)}
         if len(lengths) != 1 or not self.tokenizer_channels:
             raise ValueError(
                 "tokenizer_channels, tokenizer_kernel_sizes and tokenizer_strides must have one entry a convolution, "
-                f"got {self.tokenizer_channels}, {self.tokenizer_kernel_sizes} and {self.tokenizer_strides}."
+                f"got {self.tokenizer_channels}, {self.tokenizer_kernel_sizes} and {strides}."
             )
         if any(size < 1 or size % 2 == 0 for size in self.tokenizer_kernel_sizes):
             raise ValueError(f"tokenizer_kernel_sizes must be odd, got {self.tokenizer_kernel_sizes}.")
-        if min(self.tokenizer_channels) < 1 or min(self.tokenizer_strides) < 1:
+        if min(self.tokenizer_channels) < 1 or min(strides) < 1:
             raise ValueError(
                 "tokenizer_channels and tokenizer_strides must be at least 1, got "
-                f"{self.tokenizer_channels} and {self.tokenizer_strides}."
+                f"{self.tokenizer_channels} and {strides}."
             )
         if self.tokenizer_context_lines < 1:
             raise ValueError(f"tokenizer_context_lines must be at least 1, got {self.tokenizer_context_lines}.")
         width = self.pixels_per_line
-        for stride in self.tokenizer_strides:
+        for stride in strides:
             width = -(-width // stride) // 2
         if width < 1:
             raise ValueError(
@@ -216,6 +231,10 @@ class ScanlineCausalConfig(ScanlineConfig):
                 "rotary positions need an even width per head, got "
                 f"hidden_size={self.hidden_size} with num_attention_heads={self.num_attention_heads}."
             )
+        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(f"sinusoidal positions need an even hidden_size, got {self.hidden_size}.")
+        if self.position_base <= 0:
+            raise ValueError(f"position_base must be greater than 0, got {self.position_base}.")
         if self.max_lines < 1 or (self.sliding_window is not None and self.sliding_window < 2):
             raise ValueError(
                 "max_lines must be at least 1 and sliding_window at least 2, got "

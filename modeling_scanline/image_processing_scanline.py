@@ -1,10 +1,11 @@
 """From a scan of any size to the lines that a Scanline model reads."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import TensorType
 
@@ -29,7 +30,7 @@ def num_model_lines(num_lines: int, width: int, pixels_per_line: int) -> int:
 
 
 def area_weights(num_in: int, num_out: int, scale: float) -> torch.Tensor:
-    """Share of each input in each output, `[num_out, num_in]`; output `i` covers inputs `i * scale` to `(i+1) * scale`."""
+    """Share of each input in each output, `[num_out, num_in]`; output `i` covers `scale` inputs, from `i * scale`."""
     edges = torch.arange(num_out + 1, dtype=torch.float64) * scale
     inputs = torch.arange(num_in, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], inputs + 1) - torch.maximum(edges[:-1, None], inputs)
@@ -69,7 +70,8 @@ def resample_lines(scans: torch.Tensor, pixels_per_line: int, max_lines: int | N
     heights = average(torch.where(measured, scans - offset, 0).float())
     share = along.sum(dim=1, keepdim=True) * across.sum(dim=1) if bool(measured.all()) else average(measured.float())
     heights = heights / share + offset.float()
-    return heights.masked_fill(share <= 1e-6, float("nan"))
+    # relative to a whole pixel: rounding of the edges is no measurement
+    return heights.masked_fill(share <= 1e-6 * scale**2, float("nan"))
 
 
 def normalize_lines(lines: torch.Tensor, normalization: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,8 +94,9 @@ def normalize_lines(lines: torch.Tensor, normalization: str) -> tuple[torch.Tens
         over = (-1,) if normalization == "line" else (-2, -1)
         count = measured.sum(dim=over, keepdim=True).clamp(min=1)
         largest = values.abs().amax(dim=over, keepdim=True)
-        mean = values.sum(dim=over, keepdim=True) / count
-        values = torch.where(measured, values - mean, 0)
+        for _ in range(2):  # once more for what rounding leaves of a mean far larger than the variation
+            mean = values.sum(dim=over, keepdim=True) / count
+            values = torch.where(measured, values - mean, 0)
         # scaled first: squares of heights in metres (1e-12) vanish in float32
         peak = values.abs().amax(dim=over, keepdim=True)
         values = values / peak.clamp(min=torch.finfo(values.dtype).tiny)
@@ -144,7 +147,7 @@ class ScanlineImageProcessor(PilBackend):
     normalization = "line"
     max_lines = None
 
-    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list:
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list:
         images = self.fetch_images(images)
         if isinstance(images, list | tuple):
             return [image for entry in images for image in self._prepare_images_structure(entry)]
@@ -152,10 +155,14 @@ class ScanlineImageProcessor(PilBackend):
             return list(images)
         return [images]
 
-    def process_image(self, image: ImageInput, **kwargs) -> np.ndarray:
+    def process_image(  # type: ignore[override]  # no channels to convert or to look for
+        self, image: Any, **kwargs
+    ) -> np.ndarray:
         """One image of any kind to heights `[lines, pixels]` in floating point."""
+        kind = type(image).__name__
         if isinstance(image, torch.Tensor):
-            image = image.detach().cpu().numpy()
+            image = image.detach().cpu()
+            image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
         if getattr(image, "mode", None) in ("P", "PA", "LA", "1", "CMYK", "YCbCr", "HSV", "LAB"):
             image = image.convert("RGB")
         heights = np.asarray(image)
@@ -164,11 +171,11 @@ class ScanlineImageProcessor(PilBackend):
         if heights.ndim != 2 or 0 in heights.shape or heights.dtype.kind not in "fiub":
             raise ValueError(
                 "Expected a PIL image or a 2-D array [lines, pixels] of numbers with at least one line and one pixel, "
-                f"got {type(image).__name__} of shape {list(heights.shape)} and type {heights.dtype}."
+                f"got {kind} of shape {list(heights.shape)} and type {heights.dtype}."
             )
         return heights if heights.dtype == np.float64 else heights.astype(np.float32, copy=False)
 
-    def _preprocess(
+    def _preprocess(  # type: ignore[override]  # the settings of this class, in place of the library's
         self,
         images: list[np.ndarray],
         pixels_per_line: int,
@@ -179,6 +186,9 @@ class ScanlineImageProcessor(PilBackend):
     ) -> BatchFeature:
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}.")
+        for name, number in (("pixels_per_line", pixels_per_line), ("max_lines", max_lines)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}.")
         if not images:
             raise ValueError("Expected at least one image, got none.")
         by_shape: dict[tuple[int, ...], list[int]] = {}
@@ -191,7 +201,7 @@ class ScanlineImageProcessor(PilBackend):
             for index, values, mask in zip(indices, *normalize_lines(lines, normalization), strict=True):
                 processed[index] = (values, mask)
         values, masks = zip(*processed, strict=True)
-        data = {
+        data: dict[str, Any] = {
             "pixel_values": torch.nn.utils.rnn.pad_sequence(values, batch_first=True),
             "attention_mask": torch.nn.utils.rnn.pad_sequence(masks, batch_first=True),
         }

@@ -143,7 +143,7 @@ class ScanlinePreTrainedModel(PreTrainedModel):
     config_class = ScanlineConfig
     base_model_prefix = "scanline"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["ScanlineLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -201,26 +201,35 @@ def tip_state_loss(
     if labels.is_floating_point():
         counted = (labels >= 0).all(dim=-1)
         targets = labels.float().clamp(min=0)
-        num_items = labels.numel() if num_items_in_batch is None else num_items_in_batch
-        num_scans = num_items / num_labels
+        items_per_scan = num_labels
     else:
         counted = labels != -100
-        targets = nn.functional.one_hot(labels.clamp(min=0), num_labels).float()
-        num_scans = counted.sum() if num_items_in_batch is None else num_items_in_batch
+        targets = nn.functional.one_hot(labels.masked_fill(~counted, 0), num_labels).float()
+        items_per_scan = 1
+    if num_items_in_batch is None:
+        num_scans = counted.sum()
+    else:
+        num_scans = torch.as_tensor(num_items_in_batch, device=logits.device) / items_per_scan
     smoothed = targets * (1 - config.label_smoothing) + config.label_smoothing / num_labels
     if config.class_weights is not None:
+        if len(config.class_weights) != num_labels:
+            raise ValueError(
+                f"class_weights must have one entry a label, got {len(config.class_weights)} for {num_labels} labels."
+            )
         class_weights = torch.tensor(config.class_weights, dtype=torch.float32, device=logits.device)
         smoothed = smoothed * (targets @ class_weights).unsqueeze(-1)
-    per_line_labels = labels.ndim == 2 and not labels.is_floating_point()
     if line_weights is None:
-        losses = -(smoothed * log_probabilities).sum(-1) * counted
-        return losses.sum() / torch.as_tensor(num_scans, device=logits.device).clamp(min=1)
-    if not per_line_labels:
-        smoothed, counted = smoothed.unsqueeze(1), counted.unsqueeze(1)
-    losses = -(smoothed * log_probabilities).sum(-1) * counted * line_weights
-    if per_line_labels:  # every line is an item of its own: undo the division by the lines of each scan
-        losses = losses * (line_weights > 0).sum(-1, keepdim=True)
-    return losses.sum() / torch.as_tensor(num_scans, device=logits.device).clamp(min=1)
+        weights = counted.float()
+    elif labels.ndim == 2 and not labels.is_floating_point():
+        # every line is an item of its own: the weights of a scan sum to the number of its labels
+        weights = line_weights * counted
+        total = weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        weights = weights / total * counted.sum(-1, keepdim=True)
+    else:
+        smoothed = smoothed.unsqueeze(1)
+        weights = line_weights * counted.unsqueeze(1)
+    losses = -(smoothed * log_probabilities).sum(-1) * weights
+    return losses.sum() / num_scans.clamp(min=1)
 
 
 __all__ = ["ScanlineAttention", "ScanlineLayer", "ScanlineMLP", "ScanlinePreTrainedModel", "tip_state_loss"]

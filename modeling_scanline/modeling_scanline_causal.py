@@ -1,5 +1,6 @@
 """The causal scanline transformer: a verdict after every line, from that line and the lines before it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import (
     Cache,
+    CacheLayerMixin,
     DynamicLayer,
     DynamicSlidingWindowLayer,
     StaticLayer,
@@ -34,35 +36,52 @@ class ScanlineCache(Cache):
 
     def __init__(self, config: ScanlineCausalConfig, max_cache_len: int | None = None):
         window = config.sliding_window
-        if max_cache_len is None:
-            layers = [
-                DynamicLayer() if window is None else DynamicSlidingWindowLayer(sliding_window=window)
-                for _ in range(config.num_hidden_layers)
-            ]
-        else:
-            layers = [
-                StaticLayer(max_cache_len=max_cache_len)
-                if window is None
-                else StaticSlidingWindowLayer(max_cache_len=max_cache_len, sliding_window=window)
-                for _ in range(config.num_hidden_layers)
-            ]
-        super().__init__(layers=layers)
+
+        def new_layer() -> CacheLayerMixin:
+            if max_cache_len is None:
+                return DynamicLayer() if window is None else DynamicSlidingWindowLayer(sliding_window=window)
+            if window is None:
+                return StaticLayer(max_cache_len=max_cache_len)
+            # the library takes a smaller allocation for a smaller window
+            return StaticSlidingWindowLayer(max_cache_len=max(max_cache_len, window), sliding_window=window)
+
+        super().__init__(layers=[new_layer() for _ in range(config.num_hidden_layers)])
+        self.sliding_window = window
+        self.num_allocated_lines = max_cache_len if window is None else None
         self.line_buffers: dict[int, torch.Tensor] = {}
         self.line_mask: torch.Tensor | None = None
 
-    def extend_line_mask(self, attention_mask: torch.Tensor | None, num_new_lines: int) -> torch.Tensor | None:
-        """The mask of all lines so far and the new ones, `[batch, seen + new]`; `None` while all were measured."""
+    def check_room(self, num_new_lines: int) -> None:
+        """Raises `ValueError` if there is no room for the new lines; `torch.compile` cannot look, and skips this."""
+        if self.num_allocated_lines is None or torch.compiler.is_compiling():
+            return
+        num_lines = int(self.get_seq_length()) + num_new_lines
+        if num_lines > self.num_allocated_lines:
+            raise ValueError(
+                f"This cache holds max_cache_len={self.num_allocated_lines} lines, got {num_lines}: allocate more, or "
+                "use a model with a sliding_window, which has no limit."
+            )
+
+    def extend_line_mask(self, attention_mask: torch.Tensor | None, new_lines: torch.Tensor) -> torch.Tensor | None:
+        """
+        The mask of all lines so far and the new ones, `[batch, seen + new]`; `None` while all were measured.
+
+        Args:
+            attention_mask: that of the new lines, `[batch, new]`, or `None` if all were measured.
+            new_lines: a tensor `[batch, new, ...]` of the same lines.
+        """
         if self.line_mask is None and (attention_mask is None or bool(attention_mask.all())):
             return None
-        seen = int(self.get_seq_length())
-        batch_size = self.line_mask.shape[0] if attention_mask is None else attention_mask.shape[0]
-        device = self.line_mask.device if attention_mask is None else attention_mask.device
+        num_seen = int(self.get_seq_length())
+        # what has left the window is never looked at again, and not kept
+        num_kept = num_seen if self.sliding_window is None else min(num_seen, self.sliding_window - 1)
         if self.line_mask is None:
-            self.line_mask = torch.ones(batch_size, seen, dtype=torch.bool, device=device)
+            self.line_mask = new_lines.new_ones(new_lines.shape[0], num_kept, dtype=torch.bool)
         if attention_mask is None:
-            attention_mask = torch.ones(batch_size, num_new_lines, dtype=torch.bool, device=device)
-        self.line_mask = torch.cat((self.line_mask, attention_mask.bool()), dim=1)
-        return self.line_mask
+            attention_mask = new_lines.new_ones(new_lines.shape[:2], dtype=torch.bool)
+        line_mask = torch.cat((self.line_mask, attention_mask.bool()), dim=1)
+        self.line_mask = line_mask if self.sliding_window is None else line_mask[:, 1 - self.sliding_window :].clone()
+        return nn.functional.pad(line_mask, (num_seen - num_kept, 0), value=True)
 
     def reset(self) -> None:
         """Forgets all lines."""
@@ -70,7 +89,7 @@ class ScanlineCache(Cache):
         self.line_buffers.clear()
         self.line_mask = None
 
-    def _map_line_states(self, function) -> None:
+    def _map_line_states(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.line_buffers = {stage: function(buffer) for stage, buffer in self.line_buffers.items()}
         if self.line_mask is not None:
             self.line_mask = function(self.line_mask)
@@ -107,12 +126,12 @@ class ScanlineCausalOutput(ModelOutput):
         attentions: one `[batch, heads, lines, lines]` a layer, where `output_attentions` was set (eager attention).
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    line_logits: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    line_logits: torch.Tensor | None = None
     past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class ScanlineTokenizerStage(nn.Module):
@@ -128,6 +147,7 @@ class ScanlineTokenizerStage(nn.Module):
         super().__init__()
         out_channels = config.tokenizer_channels[stage_idx]
         kernel_size = config.tokenizer_kernel_sizes[stage_idx]
+        assert config.tokenizer_strides is not None  # the configuration fills it in
         self.num_context_lines = config.tokenizer_context_lines - 1
         self.conv = nn.Conv2d(
             in_channels,
@@ -152,7 +172,7 @@ class ScanlineTokenizerStage(nn.Module):
 
 
 class ScanlineTokenizer(nn.Module):
-    """Lines `[batch, lines, pixels_per_line]` to tokens `[batch, lines, hidden]`, each from itself and lines before."""
+    """Lines `[batch, lines, pixels_per_line]` to tokens `[batch, lines, hidden]`, each from lines up to its own."""
 
     def __init__(self, config: ScanlineCausalConfig):
         super().__init__()
@@ -209,9 +229,11 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
 
     def sinusoids(self, positions: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of `positions` at `width / 2` wavelengths, each `[lines, width / 2]`, in float32."""
-        exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
-        angles = positions.float().unsqueeze(-1) * self.config.position_base**-exponents
-        return angles.cos(), angles.sin()
+        # float32 would turn the millionth line of a stream by some hundredths too far; Apple's GPUs have nothing else
+        dtype = torch.float32 if positions.device.type == "mps" else torch.float64
+        exponents = torch.arange(0, width, 2, device=positions.device, dtype=dtype) / width
+        angles = positions.to(dtype).unsqueeze(-1) * self.config.position_base**-exponents
+        return angles.cos().float(), angles.sin().float()
 
     @merge_with_config_defaults
     @capture_outputs
@@ -235,7 +257,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
             `last_hidden_state` `[batch, lines, hidden]`, and `past_key_values`.
 
         Raises:
-            ValueError: for inputs of another shape, or a cache of another kind.
+            ValueError: for inputs of another shape, a cache of another kind, or one without room.
         """
         check_pixel_values(pixel_values, attention_mask, self.config.pixels_per_line)
         if past_key_values is None and use_cache:
@@ -251,6 +273,8 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
             pixel_values = pixel_values.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
 
         num_lines = pixel_values.shape[1]
+        if past_key_values is not None:
+            past_key_values.check_room(num_lines)
         num_seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         positions = torch.arange(num_lines, device=pixel_values.device) + num_seen
         hidden_states = self.tokenizer(pixel_values, past_key_values)
@@ -267,7 +291,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
         hidden_states = self.dropout(hidden_states)
 
         if past_key_values is not None:
-            attention_mask = past_key_values.extend_line_mask(attention_mask, num_lines)
+            attention_mask = past_key_values.extend_line_mask(attention_mask, hidden_states)
         create_mask = create_causal_mask if self.config.sliding_window is None else create_sliding_window_causal_mask
         mask = create_mask(
             config=self.config,
@@ -292,9 +316,9 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
 
     def __init__(self, config: ScanlineCausalConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.num_labels or 0
         self.scanline = ScanlineCausalModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     def line_loss_weights(self, measured: torch.Tensor) -> torch.Tensor:

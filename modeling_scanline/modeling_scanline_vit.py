@@ -104,9 +104,9 @@ class ScanlineViTForImageClassification(ScanlineViTPreTrainedModel):
 
     def __init__(self, config: ScanlineViTConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.num_labels or 0
         self.scanline = ScanlineViTModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple

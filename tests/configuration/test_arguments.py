@@ -1,0 +1,100 @@
+"""Recipes and flags."""
+
+import re
+
+import pytest
+import yaml
+
+from configuration import RECIPES, ConfigurationError, parse_arguments, resolved_recipe
+from configuration.arguments import MODEL_CONFIGS, new_run_name, read_recipe
+from modeling_scanline import ScanlineCausalForImageClassification
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_a_whole_run(path, tmp_path):
+    model, data, training = parse_arguments(["--config", str(path), "--output_dir", str(tmp_path)])
+    config = MODEL_CONFIGS[model.model](**model.config_overrides)
+    assert config.model_type == f"scanline_{model.model}"
+    assert data.augmentation() is not None
+    assert training.do_train and training.do_eval
+
+
+def test_a_recipe_goes_by_its_name():
+    assert read_recipe("causal_small") == read_recipe(RECIPES / "causal_small.yaml")
+
+
+def test_flags_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 1e-5\nnum_scans: 7\nbf16: false\n")
+    _, data, training = parse_arguments(["--config", str(tmp_path / "recipe.yaml"), "--num_scans", "9"])
+    assert (training.learning_rate, data.num_scans, training.num_train_epochs) == (1e-5, 9, 50)
+
+
+def test_a_resolved_recipe_parses_to_the_same_run(tmp_path):
+    flags = ["--config", "causal_small", "--learning_rate", "3e-4", "--no_augment", "--output_dir", str(tmp_path)]
+    recipe = resolved_recipe(*parse_arguments(flags))
+    assert recipe["learning_rate"] == 3e-4 and recipe["augment"] is False
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert resolved_recipe(*parse_arguments(["--config", str(tmp_path / "recipe.yaml")])) == recipe
+
+
+def test_a_recipe_never_holds_a_token(tmp_path):
+    flags = ["--hub_token", "hf_secret", "--output_dir", str(tmp_path)]
+    assert "hf_secret" not in yaml.safe_dump(resolved_recipe(*parse_arguments(flags)))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("hiden_size: 3", "no option 'hiden_size'"),
+        ("learning_rat: 3", "did you mean 'learning_rate'"),
+        ("- model", "maps names"),
+        ("model: [", "not YAML"),
+        ("model: cnn", "must be one of causal, vit"),
+        ("config_overrides: {layers: 3}", "no option 'layers'"),
+        ("lr_scheduler_type: polynomial", "must be one of"),
+        ("class_weights: heavy", "class_weights"),
+        ("early_stopping_patience: 3\neval_strategy: 'no'\nload_best_model_at_end: false", "eval_strategy"),
+    ],
+)
+def test_a_recipe_that_makes_no_run_is_refused(text, says, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        parse_arguments(["--config", str(tmp_path / "recipe.yaml")])
+
+
+def test_a_missing_recipe_names_those_there_are():
+    with pytest.raises(ConfigurationError, match="causal_small"):
+        parse_arguments(["--config", "nowhere.yaml"])
+
+
+def test_processes_that_would_train_alone_are_refused(monkeypatch, tmp_path):
+    _, _, training = parse_arguments(["--output_dir", str(tmp_path)])
+    monkeypatch.setattr(type(training), "world_size", 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigurationError, match="train alone"):
+        training.check_processes()
+
+
+def test_runs_are_named_by_time_and_job(monkeypatch):
+    monkeypatch.delenv("SCANLINE_RUN_TIME", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "324891")
+    name = new_run_name()
+    assert re.fullmatch(r"\d{8}_\d{6}_j324891", name)
+    assert new_run_name() == name, "all processes of a launch must agree"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert re.fullmatch(r"\d{8}_\d{6}", new_run_name())
+
+
+def test_the_small_recipe_has_about_a_million_parameters():
+    model, _, _ = parse_arguments(["--config", "causal_small"])
+    parameters = ScanlineCausalForImageClassification(
+        MODEL_CONFIGS["causal"](**model.config_overrides)
+    ).num_parameters()
+    assert 0.7e6 < parameters < 1.3e6
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    text = capsys.readouterr().out
+    assert "--dataset hsi100" in text and "Probability of mirroring a scan." in text

@@ -1,0 +1,333 @@
+"""The main job, end to end: what a run leaves, and what it says about bad input."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from PIL import Image
+from transformers import AutoModelForImageClassification, BertConfig
+
+from run_classification import main
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "accelerate_configs"
+TINY = {
+    "tokenizer_channels": [4, 8],
+    "tokenizer_kernel_sizes": [3, 3],
+    "tokenizer_context_lines": 3,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+NO_CHANCE = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    """Stripes of three directions in six sessions, told apart within a few epochs: a .npz of 96 scans of 24 x 24."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(96) % 3
+    y, x = np.mgrid[:24, :24] * 0.9
+    directions = [np.sin(x), np.sin(y), np.sin((x + y) / 1.4)]
+    images = np.stack([directions[label] for label in labels]) + 0.3 * rng.standard_normal((96, 24, 24))
+    path = tmp_path_factory.mktemp("scans") / "scans.npz"
+    sessions = np.array([f"s{index // 16}" for index in range(96)])
+    names = np.array(["rows", "columns", "diagonals"])
+    np.savez(path, images=images.astype(np.float32), labels=labels, sessions=sessions, label_names=names)
+    return path
+
+
+def arguments(scans: Path, output_dir: Path, model: str = "causal", **options) -> list[str]:
+    values = {
+        "model": model,
+        "dataset": "npz",
+        "data_dir": scans,
+        "cache_dir": scans.parent / "cache",
+        "output_dir": output_dir,
+        "pixels_per_line": 24,
+        "max_lines": 24,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 3e-3,
+        "warmup_epochs": 0.5,
+        "eval_line_counts": ["5", "24"],
+        "config_overrides": json.dumps(
+            TINY if model == "causal" else {k: v for k, v in TINY.items() if "tok" not in k}
+        ),
+        "disable_tqdm": True,
+        **options,
+    }
+    flags: list[str] = []
+    for name, value in values.items():
+        flags += [f"--{name}", *([str(value)] if not isinstance(value, list) else value)]
+    return flags
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Training loss by step, where it was logged at every step."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return {record["step"]: record["loss"] for record in history if "loss" in record}
+
+
+def epochs(folder: Path) -> list[dict]:
+    """What metrics.jsonl says of each epoch, without what depends on the clock."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        for part in ("train", "validation"):
+            record[part] = {
+                name: value
+                for name, value in record[part].items()
+                if "second" not in name and "runtime" not in name and "wait" not in name
+            }
+    return records
+
+
+@pytest.fixture(scope="module")
+def finished_run(scans, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    flags = arguments(
+        scans, folder, num_train_epochs=10, learning_rate=6e-3, do_train=True, do_eval=True, do_predict=True
+    )
+    assert main(flags) == 0
+    return folder
+
+
+def test_a_run_leaves_everything_that_repeats_and_explains_it(finished_run):
+    names = {path.name for path in finished_run.iterdir()}
+    assert names >= {
+        "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "modeling_scanline_causal.py",
+        "configuration_scanline.py", "layers_scanline.py", "image_processing_scanline.py", "split.json",
+        "metrics.jsonl", "summary.json", "recipe.yaml", "predictions.csv", "trainer_state.json",
+    }  # fmt: skip
+    assert "training_args.bin" not in names
+
+
+def test_every_epoch_is_written_down_with_its_gap(finished_run):
+    records = epochs(finished_run)
+    assert [record["epoch"] for record in records] == list(range(1, 11))
+    for record in records:
+        assert {"balanced_accuracy", "auroc", "balanced_accuracy_at_5", "auroc_at_24"} <= set(record["validation"])
+        assert record["gap"]["loss"] == pytest.approx(record["train"]["loss"] - record["validation"]["loss"])
+
+
+def test_a_run_learns(finished_run):
+    summary = json.loads((finished_run / "summary.json").read_text())
+    assert summary["validation"]["whole"]["balanced_accuracy"] > 0.9
+    assert summary["validation"]["by_lines"]["24"] == summary["validation"]["whole"]
+    assert summary["split"]["method"] == "sessions"
+    assert summary["validation"]["whole"]["num_scans"] == sum(summary["split"]["counts"]["validation"].values())
+
+
+def test_no_session_stands_on_both_sides(finished_run):
+    split = json.loads((finished_run / "split.json").read_text())
+    assert not set(split["sessions"]["train"]) & set(split["sessions"]["validation"])
+    assert not set(split["parts"]["train"]) & set(split["parts"]["validation"])
+
+
+def test_the_card_holds_the_figures_of_the_summary(finished_run):
+    card = ModelCard.load(finished_run / "README.md")
+    summary = json.loads((finished_run / "summary.json").read_text())
+    figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert figures["balanced_accuracy"] == round(summary["validation"]["whole"]["balanced_accuracy"], 4)
+    assert f"{summary['validation']['by_lines']['5']['auroc']:.3f}" in card.text
+
+
+def test_the_saved_model_is_the_one_that_was_scored(finished_run, scans):
+    model = AutoModelForImageClassification.from_pretrained(finished_run).eval()
+    assert model.config.id2label == {0: "rows", 1: "columns", 2: "diagonals"}
+    arrays = np.load(scans)
+    from modeling_scanline import ScanlineImageProcessor
+
+    inputs = ScanlineImageProcessor.from_pretrained(finished_run)(list(arrays["images"]), return_tensors="pt")
+    with torch.no_grad():
+        states = model(**inputs).logits.argmax(-1).numpy()
+    with (finished_run / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == [model.config.id2label[states[int(row["scan_id"])]] for row in rows]
+
+
+def test_its_recipe_repeats_a_run(finished_run, tmp_path):
+    recipe = yaml.safe_load((finished_run / "recipe.yaml").read_text())
+    recipe["output_dir"] = str(tmp_path / "again")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["--config", str(tmp_path / "recipe.yaml")]) == 0
+    assert epochs(tmp_path / "again") == epochs(finished_run)
+
+
+def test_evaluation_of_a_run_keeps_to_its_split(finished_run, scans, tmp_path):
+    flags = arguments(scans, tmp_path, do_eval=True, model_name_or_path=finished_run, split_seed=7)
+    assert main(flags) == 0
+    before, after = (json.loads((folder / "summary.json").read_text()) for folder in (finished_run, tmp_path))
+    assert after["validation"]["whole"] == before["validation"]["whole"]
+
+
+def test_files_of_a_folder_are_classified_and_broken_ones_skipped(finished_run, tmp_path, caplog):
+    (tmp_path / "deep").mkdir()
+    for name, size in (("one.png", (48, 48)), ("deep/two.png", (24, 5))):
+        pixels = np.random.default_rng(1).integers(0, 255, size[::-1], dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    output = tmp_path / "out"
+    flags = ["--do_predict", "--model_name_or_path", str(finished_run), "--predict_dir", str(tmp_path)]
+    assert main([*flags, "--output_dir", str(output), "--disable_tqdm", "true"]) == 0
+    with (output / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["scan_id"] for row in rows] == ["deep/two.png", "one.png"]
+    assert all(abs(sum(float(row[name]) for name in ("rows", "columns", "diagonals")) - 1) < 1e-3 for row in rows)
+    assert "broken.png" in caplog.text
+
+
+def test_the_vit_is_scored_after_each_number_of_lines(scans, tmp_path):
+    flags = arguments(scans, tmp_path / "run", "vit", random_cutoff=0.5, lr_scheduler_type="reduce_lr_on_plateau")
+    assert main([*flags, "--early_stopping_patience", "1"]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert set(summary["validation"]["by_lines"]) == {"5", "24"}
+    assert summary["validation"]["by_lines"]["24"] == summary["validation"]["whole"]
+
+
+def test_accumulated_steps_give_the_loss_of_one_large_batch(scans, tmp_path):
+    common = {"max_steps": 6, "logging_strategy": "steps", "logging_steps": 1, "augment": False, "do_train": True}
+    overrides = json.dumps(TINY | NO_CHANCE)
+    for name, size, accumulation in (("large", 16, 1), ("small", 4, 4)):
+        flags = arguments(
+            scans, tmp_path / name, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation,
+            config_overrides=overrides, eval_strategy="no", save_strategy="no", load_best_model_at_end=False, **common,
+        )  # fmt: skip
+        assert main(flags) == 0
+    assert losses(tmp_path / "small") == pytest.approx(losses(tmp_path / "large"), abs=1e-5)
+
+
+def launch(flags: list[str], config: str = "cpu.yaml") -> list[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
+    return [*command, str(ROOT / "run_classification.py"), *flags]
+
+
+def test_two_processes_give_the_loss_of_one(scans, tmp_path):
+    common = {
+        "max_steps": 20, "logging_strategy": "steps", "logging_steps": 1, "augment": False, "do_train": True,
+        "do_eval": True, "config_overrides": json.dumps(TINY | NO_CHANCE), "num_train_epochs": 5,
+    }  # fmt: skip
+    assert main(arguments(scans, tmp_path / "one", per_device_train_batch_size=16, **common)) == 0
+    flags = arguments(scans, tmp_path / "two", per_device_train_batch_size=8, **common)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(launch(flags, "cpu_two_processes.yaml"), check=True, timeout=300, env=environment, cwd=tmp_path)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 20
+    assert two == pytest.approx(one, abs=1e-4)
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")]
+    assert [summary["num_processes"] for summary in summaries] == [1, 2]
+    assert summaries[1]["validation"]["loss"] == pytest.approx(summaries[0]["validation"]["loss"], abs=1e-4)
+    whole = [summary["validation"]["whole"]["auroc"] for summary in summaries]
+    assert whole[1] == pytest.approx(whole[0], abs=1e-3)
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(scans, tmp_path):
+    common = {
+        "num_train_epochs": 4, "logging_strategy": "steps", "logging_steps": 1, "save_strategy": "steps",
+        "save_steps": 2, "eval_strategy": "epoch", "load_best_model_at_end": False, "do_train": True,
+        "per_device_train_batch_size": 8,
+    }  # fmt: skip
+    assert main(arguments(scans, tmp_path / "whole", **common)) == 0
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_classification.py"), *arguments(scans, folder, **common)],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+    )
+    steps_in_epoch = max(losses(tmp_path / "whole")) // 4
+    deadline = time.monotonic() + 240
+    while not any(int(path.name.split("-")[1]) > steps_in_epoch for path in folder.glob("checkpoint-*")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(arguments(scans, folder, resume_from_checkpoint=True, **common)) == 0
+    assert losses(folder) == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
+    for after, before in zip(epochs(folder), epochs(tmp_path / "whole"), strict=True):
+        assert after["train"] == pytest.approx(before["train"], abs=1e-6)
+        assert after["validation"] == pytest.approx(before["validation"], abs=1e-6)
+
+
+def test_a_run_is_never_overwritten(finished_run, scans, capsys):
+    assert main(arguments(scans, finished_run)) == 2
+    assert "resume_from_checkpoint" in capsys.readouterr().err
+
+
+def refused(flags: list[str], capsys) -> str:
+    """The one sentence that a run is refused with."""
+    assert main(flags) == 2
+    output = capsys.readouterr().err.strip()
+    assert "Traceback" not in output
+    message = output.splitlines()[-1]
+    assert message.startswith("run_classification.py: error: ")
+    return message
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"labels": np.zeros(8, dtype=int)}, "one class"),
+        ({"labels": np.full(8, -1)}, "label"),
+        ({"labels": np.array([0, 1] * 3 + [0, 9]), "label_names": np.array(["a", "b"])}, "between -1"),
+        ({"labels": np.array([object()] * 8)}, "pickle"),
+        ({"images": np.zeros((8, 0, 24))}, "at least one line"),
+        ({"images": np.zeros((7, 4, 24))}, "as many as labels"),
+    ],
+)
+def test_scans_that_make_no_dataset_are_refused(arrays, says, tmp_path, capsys):
+    values = {"images": np.zeros((8, 4, 24)), "labels": np.arange(8) % 2, **arrays}
+    np.savez(tmp_path / "scans.npz", **values)
+    assert says in refused(arguments(tmp_path / "scans.npz", tmp_path / "run"), capsys)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"class_weights": '{"rowz": 2.0}'}, "rowz"),
+        ({"class_weights": "[1"}, "JSON"),
+        ({"config_overrides": '{"hidden_sice": 8}'}, "hidden_size"),
+        ({"config_overrides": '{"hidden_size": 17}'}, "multiple"),
+        ({"model_name_or_path": "no/such/folder"}, "no/such/folder"),
+        ({"split": "sessions", "validation_fraction": 0.05}, "sessions"),
+        ({"min_crop": 0}, "min_crop"),
+        ({"resume_from_checkpoint": True}, "no complete checkpoint"),
+        ({"split_file": "nowhere.json"}, "nowhere.json"),
+        ({"data_dir": "nowhere.npz"}, "nowhere.npz"),
+    ],
+)
+def test_options_that_make_no_run_are_refused(options, says, scans, tmp_path, capsys):
+    assert says in refused(arguments(scans, tmp_path / "run", **options), capsys)
+
+
+def test_another_architecture_is_refused(scans, tmp_path, capsys):
+    BertConfig(hidden_size=16, num_attention_heads=2).save_pretrained(tmp_path / "bert")
+    message = refused(arguments(scans, tmp_path / "run", model_name_or_path=tmp_path / "bert"), capsys)
+    assert "bert" in message
+
+
+def test_an_unreadable_checkpoint_is_refused(finished_run, scans, tmp_path, capsys):
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(b"broken")
+    (checkpoint / "config.json").write_text("{}")
+    assert "no complete checkpoint" in refused(arguments(scans, tmp_path / "run", resume_from_checkpoint=True), capsys)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    assert "training" in refused(arguments(scans, tmp_path / "run", resume_from_checkpoint=True), capsys)
+
+
+def test_a_recipe_with_an_unknown_key_is_refused(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("learning_rat: 0.1\n")
+    assert "learning_rate" in refused(["--config", str(tmp_path / "recipe.yaml")], capsys)
