@@ -92,6 +92,16 @@ class DataArguments:
     cache_dir: str | None = field(default=None, metadata={"help": "Where prepared datasets are kept."})
     num_scans: int = field(default=2000, metadata={"help": "How many scans to simulate."})
     simulation_seed: int = field(default=0, metadata={"help": "Seed of the simulation."})
+    simulation_noise: float = field(
+        default=1.0, metadata={"help": "Factor on simulated noise, tilt, line offsets and streaks."}
+    )
+    simulation_pixels_per_period: float = field(
+        default=3.0, metadata={"help": "Fewest pixels to the simulated period that decides the state; at least 2."}
+    )
+    simulation_clarity: float = field(
+        default=2.0,
+        metadata={"help": "How far simulated tips stay from the thresholds between the states; at least 1."},
+    )
     pixels_per_line: int = field(default=128, metadata={"help": "Width that scans are resampled to."})
     max_lines: int = field(default=128, metadata={"help": "Lines of a scan to use, from the first."})
     normalization: str = field(

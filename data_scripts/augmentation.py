@@ -1,5 +1,6 @@
 """Augmentation of whole batches of scans, on heights, before they are normalized."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,9 +41,9 @@ class Augmentation:
                 raise ValueError(f"{name} is a probability and must lie in [0, 1], got {getattr(self, name)}.")
         if not 0 < self.min_crop <= 1:
             raise ValueError(f"min_crop is a share of the scan and must lie in (0, 1], got {self.min_crop}.")
-        if self.contrast < 0 or self.noise < 0 or self.min_cutoff_lines < 1:
+        if not (0 <= self.contrast < math.inf and 0 <= self.noise < math.inf and self.min_cutoff_lines >= 1):
             raise ValueError(
-                "contrast and noise must not be negative and min_cutoff_lines at least 1, got "
+                "contrast and noise must not be negative or infinite and min_cutoff_lines at least 1, got "
                 f"{self.contrast}, {self.noise} and {self.min_cutoff_lines}."
             )
 
@@ -83,7 +84,12 @@ class Augmentation:
         pixels = torch.where(mirrored, num_pixels - 1 - pixels, pixels)
         rows = torch.where(reversed_, count - 1 - rows, rows)
         beyond = torch.arange(num_lines) >= count  # the crop of a partial scan stays partial
-        return _take_at(lines, rows, pixels).masked_fill(beyond.unsqueeze(-1), float("nan"))
+        if self.min_crop == 1:  # whole places: nothing to interpolate
+            scans, rows = torch.arange(batch_size).view(-1, 1, 1), rows.clamp(min=0)
+            taken = lines[scans, rows.long().unsqueeze(2), pixels.long().unsqueeze(1)]
+        else:
+            taken = _take_at(lines, rows, pixels)
+        return taken.masked_fill(beyond.unsqueeze(-1), float("nan"))
 
     def _change_contrast(self, lines: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         if self.contrast == 0:
@@ -99,14 +105,14 @@ class Augmentation:
         if self.noise == 0:
             return lines
         strength = self.noise * torch.rand(len(lines), 1, 1, generator=generator)
-        spread = lines.nan_to_num(0.0).std(dim=-1, keepdim=True)
+        spread = (lines - lines.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1, keepdim=True).sqrt()
         return lines + strength * spread * torch.randn(lines.shape, generator=generator)
 
     def _drop_lines(self, lines: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         if self.line_dropout == 0:
             return lines
         dropped = torch.rand(*lines.shape[:2], 1, generator=generator) < self.line_dropout
-        return torch.where(dropped & lines.isfinite(), lines.nan_to_num(0.0).mean(dim=-1, keepdim=True), lines)
+        return torch.where(dropped & lines.isfinite(), lines.nanmean(dim=-1, keepdim=True), lines)
 
     def _cut_off(self, lines: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         if self.random_cutoff == 0:
@@ -121,14 +127,18 @@ class Augmentation:
 
 def _take_at(lines: torch.Tensor, rows: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     """Bilinear values of `lines` `[batch, lines, pixels]` at the given places; NaN where the nearest one is NaN."""
-    batch_size, num_lines, num_pixels = lines.shape
+    num_lines, num_pixels = lines.shape[1:]
     x = (2 * pixels + 1) / num_pixels - 1
     y = (2 * rows + 1) / num_lines - 1
     grid = torch.stack(torch.broadcast_tensors(x.unsqueeze(1), y.unsqueeze(2)), dim=-1)
+
+    def sample(values: torch.Tensor) -> torch.Tensor:
+        return nn.functional.grid_sample(
+            values.unsqueeze(1), grid, padding_mode="border", align_corners=False
+        ).squeeze(1)
+
     measured = lines.isfinite()
-    options = {"padding_mode": "border", "align_corners": False}
     if bool(measured.all()):
-        return nn.functional.grid_sample(lines.unsqueeze(1), grid, **options).squeeze(1)
-    values = nn.functional.grid_sample(torch.where(measured, lines, 0).unsqueeze(1), grid, **options)
-    share = nn.functional.grid_sample(measured.to(lines.dtype).unsqueeze(1), grid, **options)
-    return (values / share.clamp(min=1e-6)).masked_fill(share < 0.5, float("nan")).squeeze(1)
+        return sample(lines)
+    share = sample(measured.to(lines.dtype))
+    return (sample(torch.where(measured, lines, 0)) / share.clamp(min=1e-6)).masked_fill(share < 0.5, float("nan"))

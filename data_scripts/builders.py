@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import openpyxl
 import pandas as pd
 import pyarrow as pa
 import torch
@@ -67,6 +68,9 @@ class ScanConfig(datasets.BuilderConfig):
     max_lines: int = 128
     num_scans: int = 2000
     seed: int = 0
+    noise: float = 1.0
+    pixels_per_period: float = simulation.PIXELS_PER_PERIOD
+    clarity: float = 2.0
 
 
 class ScanBuilder(datasets.ArrowBasedBuilder):
@@ -207,13 +211,14 @@ class SPMToolbox(ScanBuilder):
     @staticmethod
     def _votes(spreadsheet: Path) -> dict[str, np.ndarray]:
         try:
-            with pd.ExcelFile(spreadsheet, engine="openpyxl") as workbook:
-                if SPM_TOOLBOX_SHEET not in workbook.sheet_names:
-                    raise ScanReadError(
-                        f"{spreadsheet}: no sheet {SPM_TOOLBOX_SHEET!r} with the votes; it has "
-                        f"{', '.join(map(str, workbook.sheet_names))}."
-                    )
-                table = workbook.parse(SPM_TOOLBOX_SHEET)
+            workbook = openpyxl.load_workbook(spreadsheet, read_only=True)
+            sheets = workbook.sheetnames
+            workbook.close()
+            if SPM_TOOLBOX_SHEET not in sheets:
+                raise ScanReadError(
+                    f"{spreadsheet}: no sheet {SPM_TOOLBOX_SHEET!r} with the votes; it has {', '.join(sheets)}."
+                )
+            table = pd.read_excel(spreadsheet, sheet_name=SPM_TOOLBOX_SHEET, engine="openpyxl")
         except ScanReadError:
             raise
         except Exception as error:  # openpyxl raises what zipfile, xml and itself think of
@@ -312,7 +317,8 @@ class NpzArrays(ScanBuilder):
             )
         elif labels.max() >= MAX_UNNAMED_CLASSES:
             raise ScanReadError(
-                f"{self.root}: labels go up to {labels.max()}: more than {MAX_UNNAMED_CLASSES} classes need label_names."
+                f"{self.root}: labels go up to {labels.max()}, and more than {MAX_UNNAMED_CLASSES} classes need "
+                "label_names."
             )
         else:
             names = [str(label) for label in range(int(labels.max()) + 1)]
@@ -401,6 +407,9 @@ def load_scans(
     max_lines: int = 128,
     num_scans: int = 2000,
     seed: int = 0,
+    noise: float = 1.0,
+    pixels_per_period: float = simulation.PIXELS_PER_PERIOD,
+    clarity: float = 2.0,
     cache_dir: str | None = None,
 ) -> datasets.Dataset:
     """
@@ -413,6 +422,9 @@ def load_scans(
         max_lines: keep the first lines only.
         num_scans: how many, for `simulated`.
         seed: of the stream, for `simulated`.
+        noise: factor on what the instrument adds, for `simulated`.
+        pixels_per_period: fewest pixels to the period that decides the state, for `simulated`.
+        clarity: how far simulated tips stay from the thresholds between the states, for `simulated`.
         cache_dir: where prepared datasets are kept; by default where `datasets` keeps them.
 
     Returns:
@@ -425,7 +437,13 @@ def load_scans(
         raise ScanReadError(f"dataset must be one of {', '.join(BUILDERS)}, got {name!r}.")
     options: dict[str, Any] = {"pixels_per_line": pixels_per_line, "max_lines": max_lines}
     if name == "simulated":
-        options |= {"num_scans": num_scans, "seed": seed}
+        options |= {
+            "num_scans": num_scans,
+            "seed": seed,
+            "noise": noise,
+            "pixels_per_period": pixels_per_period,
+            "clarity": clarity,
+        }
     builder = BUILDERS[name](cache_dir=cache_dir, data_dir=data_dir, dataset_name=name, **options)
     try:
         builder.download_and_prepare()

@@ -25,7 +25,7 @@ def lines_of(scans: datasets.Dataset, num_lines: int) -> torch.Tensor:
     """
     pixels_per_line = scans.features["lines"].shape[1]
     result = torch.full((len(scans), num_lines, pixels_per_line), float("nan"))
-    flattened = scans.flatten_indices() if scans._indices is not None else scans
+    flattened = scans.with_format(None).flatten_indices() if scans._indices is not None else scans
     start = 0
     for chunk in flattened.data.column("lines").chunks:
         rows = chunk.storage

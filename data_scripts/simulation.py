@@ -37,7 +37,7 @@ CORRUGATION = 2 / DECAY  # nm, prefactor of Tersoff and Hamann's corrugation
 LEAST_CORRUGATION, LEAST_ALONG, LEAST_DIP = 0.003, 0.1, 0.1
 
 SIZES_NM = (3.0, 40.0)
-PIXELS_PER_PERIOD = 3  # fewer, and the period that decides the state is no longer resolved
+PIXELS_PER_PERIOD = 3.0  # fewer, and the period that decides the state is no longer resolved
 NEEDED_PERIODS = (ATOM_SPACING, DIMER_SPACING, ROW_SPACING, np.inf)  # nm, per state
 MIN_PIXELS = 32  # so that a 3 nm scan still resolves atoms
 MAX_APEXES = 7
@@ -73,10 +73,13 @@ def simulate(
     num_lines: int = 128,
     start: int = 0,
     class_probabilities: Sequence[float] = (0.25, 0.25, 0.25, 0.25),
+    noise: float = 1.0,
+    pixels_per_period: float = PIXELS_PER_PERIOD,
+    clarity: float = 2.0,
 ) -> SimulatedScans:
     """Simulates scans ``start`` to ``start + num_scans - 1`` of the endless stream that ``seed`` names.
 
-    A scan depends only on the seed, its place in the stream, the two sizes and the class probabilities.
+    A scan depends only on the seed, its place in the stream, and the arguments other than ``num_scans``.
 
     Args:
         num_scans: Number of scans, 0 or more.
@@ -85,6 +88,12 @@ def simulate(
         num_lines: Lines per scan, 1 or more. Fewer lines than pixels make an aborted scan.
         start: Place of the first scan in the stream, 0 or more.
         class_probabilities: Probability of each of TIP_STATES.
+        noise: Factor on what the instrument adds: noise, hum, tilt, line offsets and streaks. Less makes the states
+            easier to tell.
+        pixels_per_period: Fewest pixels to the period that decides the state, 2 or more; bounds the scan size. More
+            makes the states easier to tell.
+        clarity: How far most tips stay from the thresholds between the states, as a factor on them, 1 or more. More
+            makes the states easier to tell.
 
     Returns:
         The scans with their labels, sizes and sessions.
@@ -97,6 +106,16 @@ def simulate(
     _check_at_least("pixels_per_line", pixels_per_line, MIN_PIXELS)
     _check_at_least("num_lines", num_lines, 1)
     _check_at_least("start", start, 0)
+    if not (noise >= 0 and pixels_per_period >= 2 and clarity >= 1):
+        raise ValueError(
+            "Expected noise of at least 0, pixels_per_period of at least 2 and clarity of at least 1, got "
+            f"{noise!r}, {pixels_per_period!r} and {clarity!r}."
+        )
+    if NEEDED_PERIODS[ATOMS] * pixels_per_line / pixels_per_period < SIZES_NM[0]:
+        raise ValueError(
+            f"Expected pixels_per_period of at most {NEEDED_PERIODS[ATOMS] * pixels_per_line / SIZES_NM[0]:.1f} for "
+            f"pixels_per_line={pixels_per_line}, so that a scan of {SIZES_NM[0]:g} nm fits, got {pixels_per_period!r}."
+        )
     probabilities = np.asarray(class_probabilities, dtype=np.float64)
     is_distribution = probabilities.shape == (4,) and bool(np.all(probabilities >= 0))
     if not is_distribution or not np.isclose(probabilities.sum(), 1):
@@ -112,12 +131,12 @@ def simulate(
         sessions=np.empty(num_scans, np.int64),
     )
     for i in range(num_scans):
-        scans.sessions[i], session = _session_of(seed, start + i)
+        scans.sessions[i], session = _session_of(seed, start + i, noise)
         rng = _generator(seed, SCAN_STREAM, start + i)
         scans.states[i] = rng.choice(4, p=probabilities / probabilities.sum())
-        segments = _draw_segments(rng, scans.states[i], num_lines)
+        segments = _draw_segments(rng, scans.states[i], num_lines, clarity)
         scans.line_states[i] = segments.states[segments.of_line]
-        raster = _draw_raster(rng, session, segments, num_lines, pixels_per_line)
+        raster = _draw_raster(rng, session, segments, num_lines, pixels_per_line, pixels_per_period)
         scans.sizes_nm[i] = raster.size
         scans.lines[i] = 1e-9 * _measure(rng, session, segments, raster)
     return scans
@@ -230,9 +249,9 @@ def _draw_tips(rng: np.random.Generator, num_tips: int) -> Tips:
     )
 
 
-def _tip_of_state(rng: np.random.Generator, state: int) -> Tips:
+def _tip_of_state(rng: np.random.Generator, state: int, clarity: float) -> Tips:
     """Draws tips until one is in the state; most scans that operators keep are clear cases, so most tips are too."""
-    slack = 1 if rng.random() < 0.1 else 2
+    slack = 1 if rng.random() < 0.2 / clarity else clarity
     while True:
         tips = _draw_tips(rng, 16)
         found = np.flatnonzero((tip_state(tips, slack) == state) & (tip_state(tips, 1 / slack) == state))
@@ -304,7 +323,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _session_of(seed: int, index: int) -> tuple[int, _Session]:
+def _session_of(seed: int, index: int, noise: float) -> tuple[int, _Session]:
     """Returns the session of a scan: two sessions of 20 to 40 scans each make up every 60 scans."""
     pair, place = divmod(index, SESSION_PAIR)
     split = _generator(seed, SESSION_STREAM, 3 * pair).integers(20, 41)
@@ -313,19 +332,19 @@ def _session_of(seed: int, index: int) -> tuple[int, _Session]:
     return session, _Session(
         orientation=rng.uniform(0, np.pi),
         typical_size=_log_uniform(rng, 3.5, 20),
-        white_noise=_log_uniform(rng, 0.001, 0.003),
-        pink_noise=_log_uniform(rng, 0.0008, 0.005),
-        line_noise=_log_uniform(rng, 0.002, 0.02),
-        tilt=rng.normal(0, 0.004, 2),
+        white_noise=noise * _log_uniform(rng, 0.001, 0.003),
+        pink_noise=noise * _log_uniform(rng, 0.0008, 0.005),
+        line_noise=noise * _log_uniform(rng, 0.002, 0.02),
+        tilt=noise * rng.normal(0, 0.004, 2),
         drift=rng.normal(0, 0.04, 2),
-        hum=_log_uniform(rng, 0.0002, 0.002),
+        hum=noise * _log_uniform(rng, 0.0002, 0.002),
         hum_cycles=rng.uniform(3, 30),
         defects_per_nm2=_log_uniform(rng, 0.004, 0.04),
-        glitch_rate=_log_uniform(rng, 0.2, 3),
+        glitch_rate=noise * _log_uniform(rng, 0.2, 3),
     )
 
 
-def _draw_segments(rng: np.random.Generator, state: int, num_lines: int) -> _Segments:
+def _draw_segments(rng: np.random.Generator, state: int, num_lines: int, clarity: float) -> _Segments:
     """Draws the tip of each line; a defect is a tip that is blunt, unstable, changing once, or crashed."""
     fate = rng.choice(["blunt", "unstable", "changing", "crashed"]) if state == DEFECT else "stable"
     cuts, states = np.array([], dtype=np.int64), None
@@ -333,11 +352,11 @@ def _draw_segments(rng: np.random.Generator, state: int, num_lines: int) -> _Seg
     if fate == "changing":
         cuts = rng.integers(num_lines // 5, 4 * num_lines // 5 + 1, 1)
         states = rng.choice(4, 2, replace=False)
-        tips = [_tip_of_state(rng, segment_state) for segment_state in states]
+        tips = [_tip_of_state(rng, segment_state, clarity) for segment_state in states]
         jump, streaks = 0.1, rng.poisson(1)
     elif fate == "unstable":
         cuts = np.flatnonzero(rng.random(num_lines) < _log_uniform(rng, 0.08, 0.4))
-        kinds = [_tip_of_state(rng, int(rng.integers(4))) for _ in range(3)]
+        kinds = [_tip_of_state(rng, int(rng.integers(4)), clarity) for _ in range(3)]
         tips = [kinds[rng.integers(3)] for _ in range(len(cuts) + 1)]
         jump, unrest, streaks = _log_uniform(rng, 0.03, 0.4), 1.0, rng.poisson(12)
     elif fate == "crashed":
@@ -347,7 +366,7 @@ def _draw_segments(rng: np.random.Generator, state: int, num_lines: int) -> _Seg
     else:
         if rng.random() < 0.25:  # a jump that leaves the apex as it was
             cuts = rng.integers(0, num_lines, 1)
-        tips = [_tip_of_state(rng, state)] * (len(cuts) + 1)
+        tips = [_tip_of_state(rng, state, clarity)] * (len(cuts) + 1)
     first_lines = np.append(0, cuts)
     return _Segments(
         first_lines=first_lines,
@@ -363,10 +382,15 @@ def _draw_segments(rng: np.random.Generator, state: int, num_lines: int) -> _Seg
 
 
 def _draw_raster(
-    rng: np.random.Generator, session: _Session, segments: _Segments, num_lines: int, pixels_per_line: int
+    rng: np.random.Generator,
+    session: _Session,
+    segments: _Segments,
+    num_lines: int,
+    pixels_per_line: int,
+    pixels_per_period: float,
 ) -> _Raster:
     """Draws the size of a scan, small enough to resolve what its tips resolve, its rotation and its distortion."""
-    largest = min(NEEDED_PERIODS[state] for state in segments.states) * pixels_per_line / PIXELS_PER_PERIOD
+    largest = min(NEEDED_PERIODS[state] for state in segments.states) * pixels_per_line / pixels_per_period
     size = float(np.clip(session.typical_size * np.exp(rng.normal(0, 0.35)), *SIZES_NM))
     if size > largest:
         size = _log_uniform(rng, SIZES_NM[0], largest)

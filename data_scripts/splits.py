@@ -63,7 +63,7 @@ class Split:
 def _hold_out_sessions(
     labels: np.ndarray, sessions: np.ndarray, num_held_out: int, num_folds: int, seed: int
 ) -> np.ndarray:
-    """Scans of the first folds. Of a few shuffles, the one whose first folds are closest to the classes of the whole."""
+    """Scans of the first folds, in the one of a few shuffles where they are closest to the classes of the whole."""
     best, best_distance = np.zeros(len(labels), dtype=bool), np.inf
     wanted = np.bincount(labels) * num_held_out / num_folds
     for shuffle in range(NUM_SHUFFLES):
@@ -153,8 +153,8 @@ def _hold_out(labels: np.ndarray, sessions: np.ndarray, method: str, fraction: f
         )
     if np.bincount(labels).max() < num_folds:
         raise ValueError(
-            f"A split by sessions with a held-out share of {fraction:.2f} needs a class of at least {num_folds} scans, "
-            f"got {np.bincount(labels).max()} in the largest: add scans."
+            f"A split by sessions with a held-out share of {fraction:.2f} needs at least {num_folds} scans of a "
+            f"class, got {np.bincount(labels).max()} in the largest: add scans."
         )
     with warnings.catch_warnings():
         # a class of few scans may still be in every part, and split_indices looks

@@ -34,6 +34,9 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> D
         max_lines=arguments.max_lines,
         num_scans=arguments.num_scans,
         seed=arguments.simulation_seed,
+        noise=arguments.simulation_noise,
+        pixels_per_period=arguments.simulation_pixels_per_period,
+        clarity=arguments.simulation_clarity,
         cache_dir=arguments.cache_dir,
     )
     label_names = scans.features["label"].names

@@ -5,7 +5,8 @@ Importing this package registers them, so that `AutoConfig`, `AutoModel`, `AutoM
 `AutoImageProcessor` and `pipeline` know them, and so that `save_pretrained` and `push_to_hub` send the code along.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # up to 5.17 hidden without torchvision
 
 from .configuration_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineViTConfig
 from .image_processing_scanline import ScanlineImageProcessor, normalize_lines, resample_lines

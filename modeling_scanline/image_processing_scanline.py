@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.processing_utils import ImagesKwargs
+from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
 NORMALIZATIONS = ("line", "global", "none")
@@ -57,21 +57,20 @@ def resample_lines(scans: torch.Tensor, pixels_per_line: int, max_lines: int | N
     if width == pixels_per_line:
         return scans[:, :num_out].float()
     scale = width / pixels_per_line
-    across = area_weights(width, pixels_per_line, scale).float()
-    along = area_weights(num_lines, num_out, scale).float()
+    across = area_weights(width, pixels_per_line, scale)
+    along = area_weights(num_lines, num_out, scale)
 
     def average(values: torch.Tensor) -> torch.Tensor:
-        return along @ (values @ across.T)
+        # float64, or a constant line among lines far from its height would come out as noise
+        return along @ (values.double() @ across.T)
 
     measured = scans.isfinite()
-    # heights far from zero (a piezo at 1e-7 m) would lose their digits in the sums
-    offset = torch.where(measured, scans, 0).sum(dim=(-2, -1), keepdim=True, dtype=torch.float64)
-    offset = (offset / measured.sum(dim=(-2, -1), keepdim=True).clamp(min=1)).to(scans.dtype)
-    heights = average(torch.where(measured, scans - offset, 0).float())
-    share = along.sum(dim=1, keepdim=True) * across.sum(dim=1) if bool(measured.all()) else average(measured.float())
-    heights = heights / share + offset.float()
+    if bool(measured.all()):
+        return (average(scans) / (along.sum(dim=1, keepdim=True) * across.sum(dim=1))).float()
+    share = average(measured)
+    heights = average(scans.masked_fill(~measured, 0)) / share
     # relative to a whole pixel: rounding of the edges is no measurement
-    return heights.masked_fill(share <= 1e-6 * scale**2, float("nan"))
+    return heights.masked_fill(share <= 1e-9 * scale**2, float("nan")).float()
 
 
 def normalize_lines(lines: torch.Tensor, normalization: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,6 +145,9 @@ class ScanlineImageProcessor(PilBackend):
     pixels_per_line = 128
     normalization = "line"
     max_lines = None
+
+    def __init__(self, **kwargs: Unpack[ScanlineImageProcessorKwargs]):
+        super().__init__(**kwargs)  # type: ignore[misc]  # the library takes what valid_kwargs names, undeclared
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list:
         images = self.fetch_images(images)

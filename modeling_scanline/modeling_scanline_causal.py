@@ -86,6 +86,10 @@ class ScanlineCache(Cache):
     def reset(self) -> None:
         """Forgets all lines."""
         super().reset()
+        for layer in self.layers:
+            if isinstance(layer, DynamicLayer):  # dropped, not zeroed, which is all that transformers 5.17 does
+                layer.keys = layer.values = None
+                layer.is_initialized = False
         self.line_buffers.clear()
         self.line_mask = None
 
