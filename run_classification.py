@@ -22,10 +22,11 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from configuration import (
     ConfigurationError,
@@ -118,6 +119,20 @@ def find_checkpoint(training_arguments: ScanlineTrainingArguments) -> str | None
             "the run that was stopped."
         )
     return checkpoint
+
+
+def check_checkpoint(checkpoint: str, model: Any) -> None:
+    """Raises [`ConfigurationError`] for a checkpoint of another model: the Trainer would half load it in silence."""
+    with safe_open(Path(checkpoint) / SAFE_WEIGHTS_NAME, framework="pt") as weights:
+        saved = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    expected = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    if saved != expected:
+        names = saved.keys() | expected.keys()
+        differing = sorted(name for name in names if saved.get(name) != expected.get(name))
+        raise ConfigurationError(
+            f"{checkpoint}: is of another model than this run's ({len(differing)} weights differ, {differing[0]} for "
+            "one). Resume with the recipe that the run was started with."
+        )
 
 
 def summarize(
@@ -259,6 +274,9 @@ def run(
 
     # training
     if training_arguments.do_train:
+        if checkpoint is not None:
+            with explained("checkpoint"):
+                check_checkpoint(checkpoint, model)
         with explained("training") if checkpoint else contextlib.nullcontext():
             trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()

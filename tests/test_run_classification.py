@@ -325,9 +325,14 @@ def test_an_unreadable_checkpoint_is_refused(finished_run, scans, tmp_path, caps
     (checkpoint / "config.json").write_text("{}")
     assert "no complete checkpoint" in refused(arguments(scans, tmp_path / "run", resume_from_checkpoint=True), capsys)
     (checkpoint / "trainer_state.json").write_text("{}")
-    assert "training" in refused(arguments(scans, tmp_path / "run", resume_from_checkpoint=True), capsys)
+    assert "checkpoint" in refused(arguments(scans, tmp_path / "run", resume_from_checkpoint=True), capsys)
 
 
 def test_a_recipe_with_an_unknown_key_is_refused(tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text("learning_rat: 0.1\n")
     assert "learning_rate" in refused(["--config", str(tmp_path / "recipe.yaml")], capsys)
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished_run, scans, capsys):
+    flags = arguments(scans, finished_run, "vit", resume_from_checkpoint=True)
+    assert "another model" in refused(flags, capsys)

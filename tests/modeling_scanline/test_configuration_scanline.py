@@ -1,0 +1,159 @@
+"""What a configuration holds, refuses and keeps."""
+
+import pytest
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+from transformers import AutoConfig
+
+from modeling_scanline import ScanlineCausalConfig, ScanlineViTConfig
+
+BOTH = pytest.mark.parametrize("config_class", [ScanlineViTConfig, ScanlineCausalConfig])
+
+
+@BOTH
+def test_defaults_are_those_of_the_log(config_class):
+    config = config_class()
+    assert (config.pixels_per_line, config.max_lines) == (128, 128)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (256, 6, 8)
+    assert (config.intermediate_size, config.hidden_dropout_prob, config.class_weights) == (1024, 0.1, None)
+
+
+def test_causal_defaults_are_a_streaming_model_with_context():
+    config = ScanlineCausalConfig()
+    assert config.tokenizer_channels == [32, 64, 128]
+    assert config.tokenizer_kernel_sizes == [7, 3, 3]
+    assert config.tokenizer_strides == [1, 1, 1]
+    assert (config.tokenizer_context_lines, config.sliding_window) == (5, 128)
+    assert config.position_embedding_type == "rotary"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pixels_per_line": 0}, "pixels_per_line must be at least 1, got 0"),
+        ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1"),
+        ({"num_attention_heads": 7}, "hidden_size must be a multiple of num_attention_heads, got 256 and 7"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing must lie in"),
+        ({"class_weights": [1.0, -1.0]}, "class_weights must not be negative"),
+        ({"hidden_dropout_prob": 1.5}, r"hidden_dropout_prob must lie in \[0, 1\], got 1.5"),
+        ({"attention_probs_dropout_prob": -1}, r"attention_probs_dropout_prob must lie in \[0, 1\], got -1"),
+        (
+            {"hidden_act": "gelou"},
+            "hidden_act must be the name of an activation in .*, got 'gelou'",
+        ),
+        ({"max_lines": 0}, "max_lines must be at least 1"),
+    ],
+)
+@BOTH
+def test_impossible_values_are_refused(config_class, changes, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        config_class(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer_channels": [8, 8]}, "must have one entry a convolution"),
+        (
+            {"tokenizer_channels": [], "tokenizer_kernel_sizes": [], "tokenizer_strides": []},
+            "must have one entry a convolution",
+        ),
+        ({"tokenizer_strides": [2]}, "must have one entry a convolution"),
+        ({"tokenizer_kernel_sizes": [7, 4, 3]}, "tokenizer_kernel_sizes must be odd"),
+        ({"tokenizer_channels": [8, 0, 8]}, "must be at least 1"),
+        ({"tokenizer_strides": [1, 0, 1]}, "must be at least 1"),
+        ({"tokenizer_context_lines": 0}, "tokenizer_context_lines must be at least 1, got 0"),
+        ({"pixels_per_line": 7}, "pixels_per_line=7 is too narrow for 3 convolutions"),
+        ({"pixels_per_line": 32, "tokenizer_strides": [2, 2, 2]}, "is too narrow"),
+        ({"tokenizer_pooling": "median"}, "tokenizer_pooling must be one of mean, mean_max, got 'median'"),
+        ({"position_embedding_type": "learned"}, "position_embedding_type must be one of"),
+        ({"line_loss_weighting": "first"}, "line_loss_weighting must be one of uniform, linear, last"),
+        ({"hidden_size": 24, "num_attention_heads": 8}, "rotary positions need an even width per head"),
+        (
+            {"hidden_size": 33, "num_attention_heads": 3, "position_embedding_type": "sinusoidal"},
+            "sinusoidal positions need an even hidden_size, got 33",
+        ),
+        ({"position_base": 0}, "position_base must be greater than 0"),
+        ({"sliding_window": 1}, "sliding_window at least 2"),
+    ],
+)
+def test_impossible_causal_values_are_refused(changes, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        ScanlineCausalConfig(**changes)
+
+
+@BOTH
+def test_a_value_of_another_type_is_refused(config_class):
+    with pytest.raises(StrictDataclassFieldValidationError, match="hidden_size"):
+        config_class(hidden_size="wide")
+
+
+@BOTH
+def test_errors_are_one_sentence(config_class):
+    with pytest.raises(StrictDataclassClassValidationError) as error:
+        config_class(num_attention_heads=7)
+    sentence = str(error.value.__cause__)
+    assert sentence.endswith(".") and "\n" not in sentence and sentence.count(". ") == 0
+
+
+@BOTH
+def test_labels_come_from_the_data(config_class):
+    config = config_class(id2label={0: "rows", 1: "dimers", 2: "defect"}, label2id={"rows": 0})
+    assert config.num_labels == 3
+    assert config_class(num_labels=5).num_labels == 5
+    assert config_class(num_labels=5).id2label[4] == "LABEL_4"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ScanlineViTConfig(
+            max_lines=40, id2label={0: "a", 1: "b", 2: "c"}, class_weights=[0.5, 1, 2], label_smoothing=0.1
+        ),
+        ScanlineCausalConfig(
+            tokenizer_channels=(8, 16),
+            tokenizer_kernel_sizes=(5, 3),
+            tokenizer_strides=(2, 1),
+            sliding_window=None,
+            position_embedding_type="sinusoidal",
+            line_loss_weighting="last",
+        ),
+    ],
+    ids=["vit", "causal"],
+)
+def test_saving_and_loading_keeps_every_value(config, tmp_path):
+    config.save_pretrained(tmp_path)
+    for loaded in (type(config).from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is type(config)
+        saved, again = config.to_dict(), loaded.to_dict()
+        # saving names the class of the configuration itself
+        assert again.pop("auto_map").items() >= saved.pop("auto_map").items()
+        again["_name_or_path"] = saved["_name_or_path"]
+        assert again == saved
+
+
+@BOTH
+def test_loading_takes_changes(config_class, tmp_path):
+    config_class(hidden_size=64).save_pretrained(tmp_path)
+    changed = config_class.from_pretrained(tmp_path, class_weights=[1.0, 2.0, 3.0], id2label={0: "a", 1: "b", 2: "c"})
+    assert (changed.hidden_size, changed.num_labels, changed.class_weights) == (64, 3, [1.0, 2.0, 3.0])
+
+
+@BOTH
+def test_an_unknown_key_survives_a_round_trip(config_class, tmp_path):
+    config_class(microscope="Omicron").save_pretrained(tmp_path)
+    assert config_class.from_pretrained(tmp_path).microscope == "Omicron"
+
+
+@BOTH
+def test_auto_map_names_the_bare_model(config_class):
+    module = {"scanline_vit": "vit", "scanline_causal": "causal"}[config_class.model_type]
+    assert config_class().auto_map["AutoModel"].startswith(f"modeling_scanline_{module}.")
+
+
+def test_a_configuration_that_became_impossible_is_not_saved(tmp_path):
+    config = ScanlineCausalConfig()
+    config.sliding_window = 1
+    with pytest.raises(StrictDataclassClassValidationError, match="sliding_window"):
+        config.save_pretrained(tmp_path)
