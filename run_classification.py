@@ -23,7 +23,10 @@ from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, set_seed
+from transformers import AutoConfig, AutoModelForImageClassification, set_seed
+
+# the library's top level hides it where there is no torchvision, up to release 5.17
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from transformers.utils import SAFE_WEIGHTS_NAME

@@ -226,6 +226,9 @@ class ScanlineTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether the run ends with its best epoch."})
     metric_for_best_model: str = field(default="balanced_accuracy", metadata={"help": "What best means."})
     greater_is_better: bool = field(default=True, metadata={"help": "Whether more of it is better."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Whether a resumed run goes on with the counts of early stopping and so on."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Not of use here: batches come ready-made."})
 
     def __post_init__(self) -> None:
