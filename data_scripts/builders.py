@@ -375,6 +375,9 @@ class Simulated(ScanBuilder):
                     start=start,
                     pixels_per_line=self.config.pixels_per_line,
                     num_lines=self.config.max_lines,
+                    noise=self.config.noise,
+                    pixels_per_period=self.config.pixels_per_period,
+                    clarity=self.config.clarity,
                 )
             except ValueError as error:
                 raise ScanReadError(f"dataset simulated: {error}") from error

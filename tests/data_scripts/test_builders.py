@@ -13,6 +13,7 @@ from PIL import Image
 from data_scripts import ScanReadError, builders, read_scan
 from data_scripts.builders import BUILDERS, Simulated, load_scans, read_folder
 from data_scripts.scan_dataset import lines_of
+from data_scripts.simulation import simulate
 from modeling_scanline.image_processing_scanline import resample_lines
 
 WIDTH, MAX_LINES = 8, 8
@@ -527,3 +528,11 @@ class TestReadFolder:
         for folder in (tmp_path, tmp_path / "nowhere"):
             with pytest.raises(ScanReadError, match="no scan that can be read"):
                 read_folder(folder)
+
+
+def test_every_option_reaches_the_simulator(tmp_path):
+    options = {"noise": 0.3, "pixels_per_period": 4.0, "clarity": 3.0}
+    sizes = {"pixels_per_line": 64, "max_lines": 40}
+    scans = load_scans("simulated", num_scans=5, seed=3, cache_dir=str(tmp_path), **sizes, **options)
+    expected = simulate(5, seed=3, pixels_per_line=64, num_lines=40, **options).lines
+    np.testing.assert_array_equal(lines_of(scans, 40).numpy(), expected)

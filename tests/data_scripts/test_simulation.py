@@ -157,7 +157,7 @@ def test_corrugation_falls_with_distance():
 def test_stream_tips_are_in_the_state_of_their_label():
     rng = np.random.default_rng(0)
     for state in range(4):
-        assert all(tip_state(simulation._tip_of_state(rng, state))[0] == state for _ in range(5))
+        assert all(tip_state(simulation._tip_of_state(rng, state, clarity=2.0))[0] == state for _ in range(5))
 
 
 def test_atoms_have_power_that_rows_lack(scans, power):
@@ -226,3 +226,33 @@ def test_states_are_separable_by_harmonics_but_not_by_spread(scans, power):
     harmonics = np.maximum(harmonics, 1)
     assert 0.3 < score(spread) < 0.75
     assert score(np.concatenate([spread, harmonics], axis=1)) > score(spread) + 0.05
+
+
+def test_noise_scales_what_the_instrument_adds_and_nothing_else() -> None:
+    loud, calm = simulate(12, noise=1.0), simulate(12, noise=0.0)
+    np.testing.assert_array_equal(loud.states, calm.states)
+    np.testing.assert_array_equal(loud.sizes_nm, calm.sizes_nm)
+
+    def along_lines(scans: simulation.SimulatedScans) -> float:  # neighbouring pixels differ by noise above all
+        return float(np.median(np.abs(np.diff(scans.lines, axis=2))))
+
+    assert along_lines(calm) < along_lines(loud)
+
+
+def test_more_pixels_to_a_period_make_smaller_scans() -> None:
+    fine, coarse = simulate(40, pixels_per_period=3), simulate(40, pixels_per_period=8)
+    assert coarse.sizes_nm.max() < fine.sizes_nm.max()
+    assert coarse.sizes_nm[coarse.states == simulation.ATOMS].max() <= 0.34 * 128 / 8
+
+
+@pytest.mark.parametrize(
+    "options", [{"noise": -1}, {"clarity": 0.5}, {"pixels_per_period": 1}, {"noise": float("nan")}]
+)
+def test_impossible_difficulties_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="of at least"):
+        simulate(1, **options)
+
+
+def test_a_scan_that_cannot_be_small_enough_is_refused() -> None:
+    with pytest.raises(ValueError, match="so that a scan of 3 nm fits"):
+        simulate(1, pixels_per_line=32, pixels_per_period=10)
