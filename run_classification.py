@@ -10,6 +10,7 @@ Read it from top to bottom: arguments, data, model, training, evaluation, predic
 import contextlib
 import csv
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,13 @@ def explained(stage: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
         raise ConfigurationError(f"{stage}: {' '.join(lines[:3]) or type(cause).__name__}") from error
+
+
+def use_all_cores(num_processes: int) -> None:
+    """Gives one process on a CPU all its cores: `accelerate launch` without a file leaves it one thread."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if launched and num_processes == 1 and not torch.accelerator.is_available():
+        torch.set_num_threads(os.cpu_count() or 1)
 
 
 def build_model(arguments: ModelArguments, data_arguments: DataArguments, data: Data | None) -> tuple[Any, Any]:
@@ -332,6 +340,7 @@ def main(argv: list[str] | None = None) -> int:
         if training_arguments.local_process_index > 0:
             console.quiet = True
             datasets.disable_progress_bars()
+        use_all_cores(training_arguments.world_size)
         transformers.utils.logging.set_verbosity(training_arguments.get_process_log_level())
         run(model_arguments, data_arguments, training_arguments)
     except ConfigurationError as error:
