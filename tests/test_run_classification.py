@@ -141,6 +141,8 @@ def test_the_card_holds_the_figures_of_the_summary(finished_run):
     figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert figures["balanced_accuracy"] == round(summary["validation"]["whole"]["balanced_accuracy"], 4)
     assert f"{summary['validation']['by_lines']['5']['auroc']:.3f}" in card.text
+    tables = [block for block in card.text.split("\n\n") if block.startswith("|")]
+    assert [block.count("\n") for block in tables] == [3, 4]  # heading, rule, and the rows
 
 
 def test_the_saved_model_is_the_one_that_was_scored(finished_run, scans):
