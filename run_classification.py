@@ -41,8 +41,8 @@ from configuration import (
     resolved_recipe,
 )
 from configuration.arguments import MODEL_CONFIGS
-from data_scripts.builders import read_folder
 from data_scripts.scan_dataset import ScanDataset, collate_batch
+from data_scripts.source import read_folder
 from experiments.card import write_card
 from experiments.data import Data, find_split_file, load_data
 from experiments.run_folder import METRICS_FILE, SPLIT_FILE, machine, write_recipe, write_summary
@@ -98,17 +98,20 @@ def build_model(arguments: ModelArguments, data_arguments: DataArguments, data: 
     saved: Any = AutoConfig.from_pretrained(source)
     if not isinstance(saved, ScanlineConfig):
         raise ConfigurationError(f"{source}: holds a model of type {saved.model_type!r}, not one of Scanline's.")
-    if data is not None and saved.pixels_per_line != data_arguments.pixels_per_line:
-        raise ConfigurationError(
-            f"{source}: was built for {saved.pixels_per_line} pixels per line, got pixels_per_line="
-            f"{data_arguments.pixels_per_line}."
-        )
+    processor = AutoImageProcessor.from_pretrained(source)
+    if data is not None:
+        for name in ("pixels_per_line", "normalization"):
+            if getattr(processor, name) != getattr(data_arguments, name):
+                raise ConfigurationError(
+                    f"{source}: was trained with {name}={getattr(processor, name)}, got "
+                    f"{name}={getattr(data_arguments, name)}."
+                )
     if data is not None and dict(enumerate(data.label_names)) == saved.id2label:
         changes.pop("id2label"), changes.pop("label2id")
     if data is not None:
         changes["class_weights"] = data.class_weights
     model = AutoModelForImageClassification.from_pretrained(source, ignore_mismatched_sizes=True, **changes)
-    return model, AutoImageProcessor.from_pretrained(source)
+    return model, processor
 
 
 def find_checkpoint(training_arguments: ScanlineTrainingArguments) -> str | None:

@@ -15,8 +15,8 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from data_scripts.augmentation import Augmentation
-from data_scripts.builders import BUILDERS
 from data_scripts.labels import LABEL_POLICIES
+from data_scripts.source import ScanSource
 from data_scripts.splits import SPLIT_METHODS
 from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineViTConfig
 
@@ -31,7 +31,7 @@ Every option can stand in a recipe (a flat YAML file, see configuration/recipes)
   train on simulated scans       python run_classification.py --config configuration/recipes/quickstart.yaml
   train on labelled real scans   accelerate launch run_classification.py --config configuration/recipes/causal.yaml \\
                                    --dataset hsi100 --data_dir path/to/SPM-Toolbox
-  train on your own scans        ... --dataset folder --data_dir scans/   (one folder a class)
+  train on your own scans        ... --dataset folder --data_dir scans/   (one folder a class; .sxm, .Z_mtrx, .png ...)
   change a hyper-parameter       ... --learning_rate 3e-4 --config_overrides '{"num_hidden_layers": 4}'
   go on after a stop             ... --output_dir runs/20261123_101500 --resume_from_checkpoint true
   evaluate a run                 python run_classification.py --do_eval --model_name_or_path runs/20261123_101500
@@ -77,33 +77,11 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(ScanSource):
     """Which scans, what counts as their label, how they are split and augmented."""
 
     _argument_group_name = "data"
 
-    dataset: str = field(
-        default="simulated", metadata={"help": f"Which scans: {', '.join(BUILDERS)}.", "choices": list(BUILDERS)}
-    )
-    data_dir: str | None = field(
-        default=None,
-        metadata={"help": "Where they are: clone of SPM-Toolbox (hsi100), folder of class folders, or .npz file."},
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where prepared datasets are kept."})
-    num_scans: int = field(default=2000, metadata={"help": "How many scans to simulate."})
-    simulation_seed: int = field(default=0, metadata={"help": "Seed of the simulation."})
-    simulation_noise: float = field(
-        default=1.0, metadata={"help": "Factor on simulated noise, tilt, line offsets and streaks."}
-    )
-    simulation_pixels_per_period: float = field(
-        default=3.0, metadata={"help": "Fewest pixels to the simulated period that decides the state; at least 2."}
-    )
-    simulation_clarity: float = field(
-        default=2.0,
-        metadata={"help": "How far simulated tips stay from the thresholds between the states; at least 1."},
-    )
-    pixels_per_line: int = field(default=128, metadata={"help": "Width that scans are resampled to."})
-    max_lines: int = field(default=128, metadata={"help": "Lines of a scan to use, from the first."})
     normalization: str = field(
         default="line",
         metadata={
@@ -144,6 +122,23 @@ class DataArguments:
     test_fraction: float = field(
         default=0.0, metadata={"help": "Share of the scans to keep for one last test; nothing is chosen on it."}
     )
+    dedupe: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep scans that are nearly the same (copies, overlapping frames; turned, mirrored, shifted) on "
+            "one side of the split: python -m data_scripts.leakage shows them."
+        },
+    )
+    train_fraction: float = field(
+        default=1.0,
+        metadata={"help": "Share of the training scans to train on, of each class; to see what labels are worth."},
+    )
+    keep_in_memory: bool = field(
+        default=True,
+        metadata={
+            "help": "Hold all scans in memory; if not, each batch is read from the prepared dataset on the disk."
+        },
+    )
     class_weights: dict[str, float] | str | None = field(
         default="balanced",
         metadata={
@@ -175,6 +170,8 @@ class DataArguments:
             raise ConfigurationError(
                 f"class_weights must be balanced, none, or numbers by class name, got {self.class_weights!r}."
             )
+        if not 0 < self.train_fraction <= 1:
+            raise ConfigurationError(f"train_fraction must lie in (0, 1], got {self.train_fraction}.")
         try:
             self.augmentation()
         except ValueError as error:

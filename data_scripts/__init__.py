@@ -1,5 +1,6 @@
 """How scans get in: readers, labels, splits, datasets, and the simulator."""
 
-from .scan import Scan, ScanReadError, read_scan
+from .readers import read_scan
+from .scan import Scan, ScanReadError
 
 __all__ = ["Scan", "ScanReadError", "read_scan"]

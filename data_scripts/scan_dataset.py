@@ -1,5 +1,7 @@
 """Batches of scans for the Trainer, made as batches and never scan by scan."""
 
+import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,93 @@ import torch
 from modeling_scanline.image_processing_scanline import normalize_lines
 
 from .augmentation import Augmentation
+
+LONGEST = 2**15  # lines: more than any scan has
+
+
+class StoredLines:
+    """
+    The lines of scans where they are stored: memory-mapped Arrow, of which a batch takes what it needs.
+
+    Indexing with scan numbers `[batch]` gives `[batch, num_lines, pixels_per_line]` in float32, NaN beyond the end of
+    shorter scans.
+
+    Args:
+        scans: with a column `lines`.
+        num_lines: first lines of each scan to take.
+    """
+
+    def __init__(self, scans: datasets.Dataset, num_lines: int):
+        self.num_lines = num_lines
+        self.pixels_per_line = scans.features["lines"].shape[1]
+        flattened = scans.with_format(None).flatten_indices() if scans._indices is not None else scans
+        self._chunks: list[np.ndarray] = []  # lines [lines of all scans of a chunk, pixels_per_line]
+        chunk_of, starts, counts = [], [], []
+        for number, chunk in enumerate(flattened.data.column("lines").chunks):
+            rows = chunk.storage
+            ends = rows.offsets.to_numpy()
+            values = rows.values.values.to_numpy(zero_copy_only=True)
+            first = rows.values.offsets[0].as_py() if len(rows.values) else 0
+            values = values[first : first + len(rows.values) * self.pixels_per_line]
+            self._chunks.append(values.reshape(-1, self.pixels_per_line))
+            chunk_of.append(np.full(len(chunk), number))
+            starts.append(ends[:-1])
+            counts.append(np.minimum(np.diff(ends), num_lines))
+        self._chunk_of, self._starts, self._counts = (
+            np.concatenate(parts) if parts else np.empty(0, int) for parts in (chunk_of, starts, counts)
+        )
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of all: `[num_scans, num_lines, pixels_per_line]`."""
+        return len(self), self.num_lines, self.pixels_per_line
+
+    def __getitem__(self, indices: Any) -> torch.Tensor:
+        chosen = np.asarray(indices, dtype=int).reshape(-1)
+        result = np.full((len(chosen), self.num_lines, self.pixels_per_line), np.nan, dtype=np.float32)
+        # each scan is one block of memory: nothing is gained by gathering it line by line
+        places = zip(self._chunk_of[chosen], self._starts[chosen], self._counts[chosen], strict=True)
+        for lines, (chunk, start, count) in zip(result, places, strict=True):
+            lines[:count] = self._chunks[chunk][start : start + count]
+        return torch.from_numpy(result)
+
+    @property
+    def num_stored(self) -> np.ndarray:
+        """Lines of each scan, measured or not, `[num_scans]`."""
+        return self._counts
+
+    def values(self) -> np.ndarray:
+        """The lines of all scans one after the other, `[lines of all, pixels_per_line]`."""
+        places = zip(self._chunk_of, self._starts, self._counts, strict=True)
+        blocks = [self._chunks[chunk][start : start + count] for chunk, start, count in places]
+        return np.concatenate(blocks) if blocks else np.empty((0, self.pixels_per_line), np.float32)
+
+    def count_measured(self) -> np.ndarray:
+        """Lines of each scan in which anything was measured, `[num_scans]`."""
+        counts = np.zeros(len(self), dtype=np.int64)
+        for number, chunk in enumerate(self._chunks):
+            cumulated = np.append(0, np.cumsum(np.isfinite(chunk).any(axis=1)))
+            scans = np.flatnonzero(self._chunk_of == number)
+            starts = self._starts[scans]
+            counts[scans] = cumulated[starts + self._counts[scans]] - cumulated[starts]
+        return counts
+
+    def select(self, indices: Any) -> "StoredLines":
+        """These scans only."""
+        chosen = copy.copy(self)
+        for name in ("_chunk_of", "_starts", "_counts"):
+            setattr(chosen, name, getattr(self, name)[np.asarray(indices, dtype=int)])
+        return chosen
+
+    def first_lines(self, num_lines: int) -> "StoredLines":
+        """The same scans, broken off after `num_lines`."""
+        broken_off = copy.copy(self)
+        broken_off.num_lines = num_lines
+        broken_off._counts = np.minimum(self._counts, num_lines)
+        return broken_off
 
 
 def lines_of(scans: datasets.Dataset, num_lines: int) -> torch.Tensor:
@@ -23,29 +112,13 @@ def lines_of(scans: datasets.Dataset, num_lines: int) -> torch.Tensor:
     Returns:
         `[num_scans, num_lines, pixels_per_line]` in float32, NaN beyond the end of shorter scans.
     """
-    pixels_per_line = scans.features["lines"].shape[1]
-    result = torch.full((len(scans), num_lines, pixels_per_line), float("nan"))
-    flattened = scans.with_format(None).flatten_indices() if scans._indices is not None else scans
-    start = 0
-    for chunk in flattened.data.column("lines").chunks:
-        rows = chunk.storage
-        ends = rows.offsets.to_numpy()
-        values = rows.values.values.to_numpy(zero_copy_only=True)
-        first = rows.values.offsets[0].as_py() if len(rows.values) else 0
-        lines = torch.from_numpy(values[first : first + len(rows.values) * pixels_per_line].copy())
-        lines = lines.view(-1, pixels_per_line)
-        counts = np.minimum(np.diff(ends), num_lines)
-        # one scatter: the place of each line that is kept, in the chunk and in the result
-        kept = np.arange(num_lines) < counts[:, None]
-        from_line = (ends[:-1, None] + np.arange(num_lines))[kept]
-        result[start : start + len(counts)][torch.from_numpy(kept)] = lines[torch.from_numpy(from_line)]
-        start += len(counts)
-    return result
+    stored = StoredLines(scans, num_lines)
+    return stored[np.arange(len(stored))]
 
 
 class ScanDataset(torch.utils.data.Dataset):
     """
-    Scans in memory, handed out as whole batches.
+    Scans, in memory or on the disk, handed out as whole batches.
 
     A batch is augmented and normalized as one. Its randomness depends on the seed, the epoch and the scans in it
     only, so that a run that was stopped goes on as if it had not been.
@@ -60,7 +133,7 @@ class ScanDataset(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        lines: torch.Tensor,
+        lines: "torch.Tensor | StoredLines",
         labels: np.ndarray | torch.Tensor | None,
         normalization: str = "line",
         augmentation: Augmentation | None = None,
@@ -79,13 +152,22 @@ class ScanDataset(torch.utils.data.Dataset):
         """Other random numbers for another epoch."""
         self.epoch = epoch
 
+    @functools.cached_property
+    def measured(self) -> torch.Tensor:
+        """In which lines anything was measured, `[num_scans, num_lines]`."""
+        blocks = torch.arange(len(self)).split(1024)  # not all at once: they may not fit into memory
+        masks = [self.lines[block].isfinite().any(dim=-1) for block in blocks]
+        return torch.cat(masks) if masks else torch.empty(self.lines.shape[:2], dtype=torch.bool)
+
     def as_measured(self) -> "ScanDataset":
         """The same scans, without augmentation."""
         return ScanDataset(self.lines, self.labels, self.normalization)
 
     def first_lines(self, num_lines: int) -> "ScanDataset":
         """The same scans, broken off after `num_lines`."""
-        return ScanDataset(self.lines[:, :num_lines], self.labels, self.normalization, self.augmentation, self.seed)
+        lines = self.lines
+        lines = lines.first_lines(num_lines) if isinstance(lines, StoredLines) else lines[:, :num_lines]
+        return ScanDataset(lines, self.labels, self.normalization, self.augmentation, self.seed)
 
     def __len__(self) -> int:
         return len(self.lines)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
 SPLIT_METHODS = ("sessions", "random")
 NUM_SHUFFLES = 20
+UNKNOWN = "?"  # begins the group of a scan whose session nobody knows
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,35 @@ class Split:
     sessions: dict[str, list[str]] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        parts: dict[str, np.ndarray],
+        scan_ids: np.ndarray,
+        groups: np.ndarray,
+        counts: dict[str, dict[str, int]],
+        **made: Any,
+    ) -> "Split":
+        """
+        A split as it is written down.
+
+        Args:
+            parts: indices of the scans of each part.
+            scan_ids: of all scans.
+            groups: of all scans, as [`groups_of`] names them.
+            counts: scans of each class by part.
+            made: how: `method`, `seed` and `dataset`.
+        """
+        return cls(
+            parts={name: scan_ids[part].tolist() for name, part in parts.items()},
+            sessions={
+                name: sorted({group for group in groups[part].tolist() if not group.startswith(UNKNOWN)})
+                for name, part in parts.items()
+            },
+            counts=counts,
+            **made,
+        )
+
     def save(self, path: Path) -> None:
         """Writes the split as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
@@ -49,6 +80,14 @@ class Split:
             raise ValueError(f"{path}: not a split written by a run ({error}).") from error
         return split
 
+    def indices(self, scan_ids: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
+        """Places of the scans of each part among `scan_ids`; raises `ValueError` if one is not there."""
+        place = {scan_id: index for index, scan_id in enumerate(scan_ids)}
+        missing = [scan_id for ids in self.parts.values() for scan_id in ids if scan_id not in place]
+        if missing:
+            raise ValueError(f"{len(missing)} scans of the split are not in this dataset, {missing[0]} for one.")
+        return {name: np.array([place[scan_id] for scan_id in ids], dtype=int) for name, ids in self.parts.items()}
+
     def _check_parts(self) -> None:
         if not isinstance(self.parts, dict) or "train" not in self.parts:
             raise ValueError("parts must hold a train part")
@@ -58,6 +97,18 @@ class Split:
         ids = [scan_id for part in self.parts.values() for scan_id in part]
         if len(set(ids)) < len(ids):
             raise ValueError("a scan is in it twice")
+
+
+def groups_of(sessions: Sequence[str | None], scan_ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    """What a split holds together, `[num_scans]`: the session; a scan whose session nobody knows is one of its own."""
+    return np.array([session or f"{UNKNOWN}{scan_id}" for session, scan_id in zip(sessions, scan_ids, strict=True)])
+
+
+def split_labelled(labels: np.ndarray, groups: np.ndarray, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+    """[`split_indices`] of those scans that have a label (not -1); the others are in no part."""
+    labelled = np.flatnonzero(labels >= 0)
+    parts = split_indices(labels[labelled], groups[labelled], *args, **kwargs)
+    return {name: labelled[part] for name, part in parts.items()}
 
 
 def _hold_out_sessions(

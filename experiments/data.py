@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from configuration import DataArguments
-from data_scripts.builders import load_scans
 from data_scripts.labels import class_weights, is_labelled, majority_labels, make_labels
-from data_scripts.scan_dataset import ScanDataset, lines_of
-from data_scripts.splits import Split, split_indices
+from data_scripts.near_duplicates import find_near_duplicates, keep_together
+from data_scripts.scan_dataset import ScanDataset, StoredLines
+from data_scripts.splits import Split, groups_of, split_labelled
 
 from .run_folder import SPLIT_FILE
 
@@ -27,36 +27,26 @@ class Data:
 
 def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> Data:
     """Scans → labels → split → datasets for training (augmented, labels as wanted) and scoring (clear labels)."""
-    scans = load_scans(
-        arguments.dataset,
-        arguments.data_dir,
-        pixels_per_line=arguments.pixels_per_line,
-        max_lines=arguments.max_lines,
-        num_scans=arguments.num_scans,
-        seed=arguments.simulation_seed,
-        noise=arguments.simulation_noise,
-        pixels_per_period=arguments.simulation_pixels_per_period,
-        clarity=arguments.simulation_clarity,
-        cache_dir=arguments.cache_dir,
-    )
+    scans = arguments.load()
     label_names = scans.features["label"].names
     scan_ids = np.asarray(scans["scan_id"])
-    # a scan whose session nobody knows is one of its own
-    sessions = np.array(
-        [session or f"?{scan_id}" for session, scan_id in zip(scans["session"], scan_ids, strict=True)]
-    )
+    sessions = groups_of(scans["session"], scan_ids)
     scores = np.asarray(scans["scores"], dtype=np.float32)
-    lines = lines_of(scans, arguments.max_lines)
-    complete = (lines.isfinite().any(dim=-1).sum(dim=1) >= arguments.pixels_per_line).numpy()
+    stored = StoredLines(scans, arguments.max_lines)
+    complete = stored.count_measured() >= arguments.pixels_per_line
+    take = stored.__getitem__ if arguments.keep_in_memory else stored.select
 
     train_labels = make_labels(scores, arguments.train_labels)
     eval_labels = make_labels(scores, arguments.eval_labels)
-    parts = find_parts(arguments, scan_ids, sessions, scores, split_file)
+    groups, split_method = sessions, arguments.split
+    if arguments.dedupe and split_file is None:
+        duplicates = find_near_duplicates(stored[np.arange(len(stored))])
+        groups, split_method = keep_together(arguments.split, sessions, scan_ids, duplicates.pairs)
+    parts = find_parts(arguments, scan_ids, groups, split_method, scores, split_file)
     train = parts["train"][is_labelled(train_labels[parts["train"]])]
+    train = train[choose_share(_hard(train_labels[train]), arguments.train_fraction, arguments.split_seed)]
     datasets_by_part = {
-        "train": ScanDataset(
-            lines[train], train_labels[train], arguments.normalization, arguments.augmentation(), seed
-        )
+        "train": ScanDataset(take(train), train_labels[train], arguments.normalization, arguments.augmentation(), seed)
     }
     indices = {"train": train}
     for name, part in parts.items():
@@ -69,26 +59,17 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> D
                 f"{'complete and ' if arguments.eval_complete_scans else ''}labelled ({arguments.eval_labels})."
             )
         indices[name] = part[scored]
-        datasets_by_part[name] = ScanDataset(lines[part[scored]], eval_labels[part[scored]], arguments.normalization)
-    split = Split(
+        datasets_by_part[name] = ScanDataset(take(part[scored]), eval_labels[part[scored]], arguments.normalization)
+    hard = {name: _hard(train_labels if name == "train" else eval_labels)[used] for name, used in indices.items()}
+    counts = {name: np.bincount(labels, minlength=len(label_names)).tolist() for name, labels in hard.items()}
+    split = Split.of(
+        parts,
+        scan_ids,
+        sessions,
+        counts={name: dict(zip(label_names, count, strict=True)) for name, count in counts.items()},
         method=arguments.split,
         seed=arguments.split_seed,
         dataset=arguments.dataset,
-        parts={name: scan_ids[part].tolist() for name, part in parts.items()},
-        sessions={
-            name: sorted(set(sessions[part]) - {f"?{s}" for s in scan_ids[part]}) for name, part in parts.items()
-        },
-        counts={
-            name: dict(
-                zip(
-                    label_names,
-                    np.bincount(_hard(labels[indices[name]]), minlength=len(label_names)).tolist(),
-                    strict=True,
-                )
-            )
-            for name in parts
-            for labels in [train_labels if name == "train" else eval_labels]
-        },
     )
     return Data(
         parts=datasets_by_part,
@@ -99,38 +80,45 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> D
     )
 
 
+def choose_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Places, in order, of a share of the scans of each class, at least one; a larger share holds the smaller ones."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    of_classes = [order[labels[order] == label] for label in np.unique(labels)]
+    return np.sort(np.concatenate([places[: max(1, round(share * len(places)))] for places in of_classes]))
+
+
 def _hard(labels: np.ndarray) -> np.ndarray:
     return labels if labels.ndim == 1 else labels.argmax(axis=1)
 
 
 def find_parts(
-    arguments: DataArguments, scan_ids: np.ndarray, sessions: np.ndarray, scores: np.ndarray, split_file: Path | None
+    arguments: DataArguments,
+    scan_ids: np.ndarray,
+    groups: np.ndarray,
+    method: str,
+    scores: np.ndarray,
+    split_file: Path | None,
 ) -> dict[str, np.ndarray]:
     """Indices of the scans of each part: those of a split that was written down, or a new split."""
     if split_file is not None:
         split = Split.load(split_file)
         arguments.split, arguments.split_seed = split.method, split.seed
-        place = {scan_id: index for index, scan_id in enumerate(scan_ids)}
-        missing = [scan_id for ids in split.parts.values() for scan_id in ids if scan_id not in place]
-        if missing:
-            raise ValueError(
-                f"{split_file}: {len(missing)} of its scans are not in this dataset, {missing[0]} for one."
-            )
-        return {name: np.array([place[scan_id] for scan_id in ids]) for name, ids in split.parts.items()}
+        try:
+            return split.indices(scan_ids)
+        except ValueError as error:
+            raise ValueError(f"{split_file}: {error}") from error
     # by majority, whatever is trained or scored on: the split must not depend on that choice
     labels = majority_labels(scores)
     if arguments.train_labels == "soft":
         labels = np.where(is_labelled(make_labels(scores, "soft")), np.nan_to_num(scores).argmax(axis=1), -1)
-    labelled = np.flatnonzero(labels >= 0)
-    parts = split_indices(
-        labels[labelled],
-        sessions[labelled],
-        arguments.split,
+    return split_labelled(
+        labels,
+        groups,
+        method,
         arguments.validation_fraction,
         arguments.test_fraction,
         arguments.split_seed,
     )
-    return {name: labelled[part] for name, part in parts.items()}
 
 
 def find_class_weights(arguments: DataArguments, labels: np.ndarray, names: list[str]) -> list[float] | None:

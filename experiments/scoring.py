@@ -15,9 +15,9 @@ TIP_STATE_METRIC = Path(__file__).parents[1] / "metrics" / "tip_state"
 MAIN_FIGURES = ("balanced_accuracy", "auroc", "accuracy", "expected_calibration_error")
 
 
-def last_measured_lines(lines: torch.Tensor, num_lines: int) -> np.ndarray:
+def last_measured_lines(dataset: ScanDataset, num_lines: int) -> np.ndarray:
     """Index of the last measured one among the first `num_lines` lines of each scan, -1 where there is none."""
-    measured = lines[:, :num_lines].isfinite().any(dim=-1)
+    measured = dataset.measured[:, :num_lines]
     return ((measured * torch.arange(1, measured.shape[1] + 1)).amax(dim=1) - 1).numpy()
 
 
@@ -58,7 +58,7 @@ class TipStateScorer:
         """All figures of `line_logits` `[num_scans, lines, num_labels]` after each number of lines."""
         results = {}
         for count in self.line_counts:
-            last = last_measured_lines(self.dataset.lines, count)
+            last = last_measured_lines(self.dataset, count)
             seen = np.flatnonzero(last >= 0)
             if len(seen):
                 results[count] = self.score(line_logits[seen, last[seen]], labels[seen])
@@ -98,7 +98,7 @@ def score_part(trainer: Trainer, dataset: ScanDataset, label_names: Sequence[str
         by_lines = {}
         for count in scorer.line_counts:
             cut = dataset.first_lines(count)
-            seen = np.flatnonzero(last_measured_lines(cut.lines, count) >= 0)
+            seen = np.flatnonzero(last_measured_lines(cut, count) >= 0)
             if len(seen):
                 by_lines[count] = scorer.score(split_outputs(trainer.predict(cut).predictions)[0][seen], labels[seen])
     result["by_lines"] = {str(count): figures for count, figures in by_lines.items()}

@@ -98,3 +98,9 @@ def test_help_teaches(capsys):
         parse_arguments(["--help"])
     text = capsys.readouterr().out
     assert "--dataset hsi100" in text and "Probability of mirroring a scan." in text
+
+
+def test_share_of_the_training_scans_is_one():
+    for share in ("0", "1.5"):
+        with pytest.raises(ConfigurationError, match=r"train_fraction must lie in \(0, 1\]"):
+            parse_arguments(["--train_fraction", share])

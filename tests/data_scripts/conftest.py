@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 import openpyxl
 import pytest
+import torch
+from builder_cases import MAX_LINES, SESSION, WIDTH
 from PIL import Image
+
+from data_scripts.builders import BUILDERS
+from data_scripts.source import ScanSource
+from modeling_scanline.image_processing_scanline import resample_lines
 
 COLUMNS = ("Asymmetries", "Individual Atoms", "Dimers", "Rows", "Tip Change", "Bad/Blurry")
 
@@ -78,3 +84,67 @@ def write_votes() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads a dataset at the tests' size, with a cache of the test's own."""
+
+    def load(name, data_dir=None, streaming=False, **options):
+        options = {"pixels_per_line": WIDTH, "max_lines": MAX_LINES, "cache_dir": str(tmp_path / "cache"), **options}
+        return ScanSource(name, None if data_dir is None else str(data_dir), **options).load(streaming)
+
+    return load
+
+
+@pytest.fixture
+def count_preparations(monkeypatch):
+    """How often each builder has gone through its scans."""
+    calls = dict.fromkeys(BUILDERS, 0)
+    for name, builder in BUILDERS.items():
+
+        def scans(self, shards, name=name, original=builder.scans):
+            calls[name] += 1
+            return original(self, shards)
+
+        monkeypatch.setattr(builder, "scans", scans)
+    return calls
+
+
+@pytest.fixture
+def resampled():
+    """Heights as a dataset holds them."""
+
+    def resampled(heights, width=WIDTH, max_lines=MAX_LINES):
+        return resample_lines(torch.from_numpy(np.float32(heights))[None], width, max_lines)[0].numpy()
+
+    return resampled
+
+
+@pytest.fixture
+def by_id():
+    return lambda scans: {scan["scan_id"]: scan for scan in scans}
+
+
+@pytest.fixture
+def toolbox(tmp_path, draw, write_votes):
+    """A tiny clone of SPM-Toolbox, and the heights of its pictures by file name."""
+    root = tmp_path / "SPM-Toolbox"
+    names = [f"default_{SESSION}_STM-STM_Spectroscopy--12_{frame}.png" for frame in range(4)]
+    sizes = [(16, 16), (24, 24), (5, 16), (16, 16)]  # the third was aborted
+    heights = {name: draw(root / "Images (Flat)" / name, *size) for name, size in zip(names, sizes, strict=True)}
+    votes = {
+        "not_here.png": [0, 1, 0, 0, 0, 0],
+        names[2]: [0, 0, 0, 0, 0.5, 0],
+        names[0]: [1, 0, 0.5, 0, 0, 0.25],
+        names[1]: [0, 1, 0, 0, 0, 0],
+    }
+    write_votes(root, votes)
+    return root, heights, votes
+
+
+@pytest.fixture
+def class_folders(tmp_path, draw):
+    root = tmp_path / "scans"
+    names = ["good/b.png", f"good/day 2/x_{SESSION}_1.png", "bad tip/a.PNG", "bad tip/nested/deep/a.bmp"]
+    return root, {name: draw(root / name, 8 + number) for number, name in enumerate(names)}

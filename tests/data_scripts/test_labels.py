@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from data_scripts.builders import SPM_TOOLBOX_CLASSES
+from data_scripts.builders.hsi100 import SPM_TOOLBOX_CLASSES
 from data_scripts.labels import (
     class_weights,
     is_labelled,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, RandomSampler
 
 from data_scripts.augmentation import Augmentation
-from data_scripts.builders import load_scans, scan_features
-from data_scripts.scan_dataset import ScanDataset, collate_batch, lines_of
+from data_scripts.builders import scan_features
+from data_scripts.scan_dataset import ScanDataset, StoredLines, collate_batch, lines_of
 from modeling_scanline.image_processing_scanline import normalize_lines
 
 NUM_LINES, WIDTH = 12, 8
@@ -175,7 +175,15 @@ def table(counts: list[int], first: int = 0) -> datasets.Dataset:
         heights = 10_000.0 * number + np.arange(count * WIDTH, dtype=np.float32).reshape(count, WIDTH)
         heights[count // 2, 1] = np.nan
         rows.append(
-            {"scan_id": str(number), "session": None, "lines": heights, "label": number % 2, "scores": [0.5, 0.5]}
+            {
+                "scan_id": str(number),
+                "session": None,
+                "lines": heights,
+                "label": number % 2,
+                "scores": [0.5, 0.5],
+                "line_labels": None,
+                "change_lines": None,
+            }
         )
     return datasets.Dataset.from_list(rows, features=scan_features(["a", "b"], WIDTH))
 
@@ -222,14 +230,31 @@ class TestLinesOf:
         assert lines.dtype == torch.float32
         np.testing.assert_array_equal(lines, naive_lines(scans.with_format(None), num_lines))
 
-    def test_of_a_dataset_from_disk(self, tmp_path):
+    def test_of_a_dataset_from_disk(self, load, tmp_path):
         images = np.random.default_rng(0).normal(size=(70, 16, 16))
         np.savez(tmp_path / "scans.npz", images=images, labels=np.arange(70) % 2)
-        scans = load_scans(
-            "npz", str(tmp_path / "scans.npz"), pixels_per_line=WIDTH, max_lines=NUM_LINES, cache_dir=str(tmp_path)
-        )
+        scans = load("npz", tmp_path / "scans.npz", pixels_per_line=WIDTH, max_lines=NUM_LINES)
         for chosen in (scans, scans.shuffle(seed=0), scans.select(range(60, 70))):
             np.testing.assert_array_equal(lines_of(chosen, 6), naive_lines(chosen, 6))
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+    def test_stored_lines_are_the_same_a_batch_at_a_time(self, arrangement):
+        scans = ARRANGEMENTS[arrangement](table(COUNTS))
+        whole, stored = lines_of(scans, 7), StoredLines(scans, 9).first_lines(7)
+        assert stored.shape == tuple(whole.shape) and len(stored) == len(whole)
+        chosen = np.arange(len(whole))[::-2].copy()
+        for batch in (stored[chosen], stored[torch.from_numpy(chosen)], stored.select(chosen)[range(len(chosen))]):
+            np.testing.assert_array_equal(batch, whole[chosen.copy()])
+        np.testing.assert_array_equal(stored.count_measured(), whole.isfinite().any(dim=-1).sum(dim=1))
+
+    def test_a_dataset_on_the_disk_gives_the_batches_of_one_in_memory(self):
+        scans = table(COUNTS)
+        one, other = (augmented(lines) for lines in (lines_of(scans, NUM_LINES), StoredLines(scans, NUM_LINES)))
+        for indices in ([0, 5, 2], [7, 1]):
+            assert_same_batch(one.__getitems__(indices), other.__getitems__(indices))
+            assert_same_batch(one.first_lines(4).__getitems__(indices), other.first_lines(4).__getitems__(indices))
+        assert torch.equal(one.measured, other.measured)
 
     def test_may_be_written_to(self):
         scans = table(COUNTS)

@@ -12,9 +12,10 @@ def test_the_last_measured_line_passes_over_holes_and_ends():
     lines = torch.zeros(3, 6, 2)
     lines[1, 4:] = float("nan")
     lines[2, 1:4] = float("nan")
-    assert last_measured_lines(lines, 6).tolist() == [5, 3, 5]
-    assert last_measured_lines(lines, 3).tolist() == [2, 2, 0]
-    assert last_measured_lines(torch.full((1, 4, 2), float("nan")), 4).tolist() == [-1]
+    dataset = ScanDataset(lines, None)
+    assert last_measured_lines(dataset, 6).tolist() == [5, 3, 5]
+    assert last_measured_lines(dataset, 3).tolist() == [2, 2, 0]
+    assert last_measured_lines(ScanDataset(torch.full((1, 4, 2), float("nan")), None), 4).tolist() == [-1]
 
 
 def test_verdicts_after_few_lines_are_those_of_these_lines():
