@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data_scripts" / "readers")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "data_scripts" / "readers"))
 
 from writers import SAMPLES
 
@@ -40,6 +40,7 @@ from data_scripts import Scan, ScanReadError, read_scan
 from data_scripts.readers import READERS
 from data_scripts.scan import MAX_PIXELS
 
+ROOT = Path(__file__).resolve().parents[1]
 RANDOM = "random"
 FORMATS = (*SAMPLES, RANDOM)
 NUM_RANDOM = 1000  # strings an ending

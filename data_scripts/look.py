@@ -82,8 +82,9 @@ def print_counts(scans: datasets.Dataset, split: Split | None) -> None:
     names = [*scans.features["label"].names, "unlabelled"]
     labels = np.asarray(scans["label"])
     table = Table(title=f"{len(scans)} scans")
-    for heading in ("", *names, "all"):
-        table.add_column(heading, justify="left" if heading == "" else "right")
+    table.add_column("", no_wrap=True)
+    for heading in (*names, "all"):
+        table.add_column(heading, justify="right", overflow="fold")
 
     def add(title: str, chosen: np.ndarray) -> None:
         counts = [int((chosen & (labels == label)).sum()) for label in [*range(len(names) - 1), -1]]

@@ -321,6 +321,15 @@ def test_another_architecture_is_refused(scans, tmp_path, capsys):
     assert "bert" in message
 
 
+def test_scans_prepared_otherwise_than_the_model_was_trained_on_are_refused(finished_run, scans, tmp_path, capsys):
+    begin = {"model_name_or_path": finished_run, "do_eval": True}
+    says = refused(arguments(scans, tmp_path / "run", normalization="global", **begin), capsys)
+    assert "was trained with normalization=line, got normalization=global" in says
+    begin["eval_complete_scans"] = False
+    says = refused(arguments(scans, tmp_path / "run", pixels_per_line=32, **begin), capsys)
+    assert "was trained with pixels_per_line=24, got pixels_per_line=32" in says
+
+
 def test_an_unreadable_checkpoint_is_refused(finished_run, scans, tmp_path, capsys):
     checkpoint = tmp_path / "run" / "checkpoint-3"
     checkpoint.mkdir(parents=True)

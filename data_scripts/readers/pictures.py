@@ -21,7 +21,7 @@ _stderr_lock = threading.Lock()
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what libtiff, in Pillow, prints past Python about broken files."""
-    with _stderr_lock, open(os.devnull, "wb") as nothing:
+    with _stderr_lock, Path(os.devnull).open("wb") as nothing:
         kept = os.dup(2)
         os.dup2(nothing.fileno(), 2)
         try:

@@ -65,10 +65,8 @@ class TestWithResultFile:
     )
     def test_any_shape_and_order(self, shape, back, down, seed, put, refusal):
         frames = drawn(np.random.default_rng(seed), *shape)
-        if back:
-            numbers = matrix_numbers(*frames[: 4 if down else 2])
-        else:
-            numbers = frames[[0, 2] if down else [0]].ravel()
+        forth = frames[[0, 2] if down else [0]]
+        numbers = matrix_numbers(*frames[: 4 if down else 2]) if back else forth.ravel()
         put(RESULT, matrix_result(*shape, back=back, down=down))
         path = put(MATRIX_NAME, matrix_data(numbers))
         for trace, frame in zip(TRACES, frames, strict=True):

@@ -232,6 +232,6 @@ class TestRefusals:
     def test_tiff_that_promises_too_much(self, size, put, refusal):
         content = bytearray(tiff(HEIGHTS))
         for tag, value in zip((256, 257), size, strict=True):  # ImageWidth, ImageLength
-            place = next(place for place in range(0, 400) if content[place : place + 2] == struct.pack("<H", tag))
+            place = next(place for place in range(400) if content[place : place + 2] == struct.pack("<H", tag))
             struct.pack_into("<2H2I", content, place, tag, 4, 1, value)
         assert "which no scan has" in small(put("scan.tif", bytes(content)), refusal)

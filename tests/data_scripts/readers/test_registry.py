@@ -1,4 +1,5 @@
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -84,8 +85,8 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("kind", "package"), [("tif", "tifffile"), ("matrix", "access2thematrix")])
     def test_missing_package(self, kind, package, heights, put, refusal, monkeypatch):
-        monkeypatch.setitem(sys.modules, package, None)
         paths = [put(name, content) for name, content in SAMPLES[kind](heights).items()]
+        monkeypatch.setitem(sys.modules, package, None)
         assert refusal(paths[0]) == f"needs the package {package}: pip install 'scanline[instruments]'."
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -96,8 +97,6 @@ class TestRefusals:
     @pytest.mark.filterwarnings("error")
     def test_a_library_that_warns(self, heights, put, monkeypatch, recwarn):
         def warn(path, channel, direction):
-            import warnings
-
             warnings.warn("truncated", UserWarning, stacklevel=1)
             raise OSError("cannot go on")
 
