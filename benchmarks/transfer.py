@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 # share of the training labels: epochs, so that few scans get more steps each, and many scans more steps in all
-SHARES = {0.01: 60, 0.05: 40, 0.2: 20, 1.0: 6}
+SHARES = {0.01: 40, 0.05: 25, 0.2: 12, 1.0: 5}
 FIGURES = ("balanced_accuracy", "auroc")
 STARTS = ("nothing", "simulation")
 LAST_EPOCH = ["--eval_strategy", "no", "--save_strategy", "no", "--no_load_best_model_at_end"]
@@ -134,8 +134,8 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True, help="folder of a clone of SPM-Toolbox")
     parser.add_argument("--work_dir", default="runs/transfer", help="folder of the runs (runs/transfer)")
     parser.add_argument("--recipe", default="causal_small", help="recipe of all runs (causal_small)")
-    parser.add_argument("--num_scans", type=int, default=6000, help="simulated scans (6000)")
-    parser.add_argument("--pretraining_epochs", type=int, default=4, help="epochs on them (4)")
+    parser.add_argument("--num_scans", type=int, default=5000, help="simulated scans (5000)")
+    parser.add_argument("--pretraining_epochs", type=int, default=3, help="epochs on them (3)")
     parser.add_argument("--learning_rate", type=float, default=5e-4, help="of fine-tuning (5e-4)")
     parser.add_argument("--seed", type=int, default=42, help="of all runs (42)")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")

@@ -78,7 +78,8 @@ def _object(data: bytes, start: int, stop: int, depth: int) -> tuple[tuple[str, 
 
 
 def _unit(field: dict[str, Any], name: str) -> str:
-    kind, unit = field.get(name) or ("", {})
+    nothing: tuple[str, dict[str, Any]] = ("", {})
+    kind, unit = field.get(name) or nothing
     return str(unit.get("unitstr", "")) if kind == "GwySIUnit" else ""
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -58,7 +59,7 @@ def read_tiff(path: Path, channel: str | None, direction: str) -> Frame:
     import tifffile
 
     with tifffile.TiffFile(_content(path)) as file:
-        page = file.pages[0]
+        page: Any = file.pages[0]  # the first is always whole, not only a frame of another page's kind
         check_size(path, page.imagelength, page.imagewidth)
         if page.samplesperpixel > 4 or page.imagedepth > 1:
             raise ScanReadError(f"{path}: has {page.samplesperpixel} samples a pixel, expected grey or colours.")
