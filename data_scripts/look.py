@@ -3,11 +3,12 @@ Draws a dataset: a contact sheet with a class a row, and prints how many scans e
 
     python -m data_scripts.look --dataset hsi100 --data_dir path/to/SPM-Toolbox --output_file sheet.png
     python -m data_scripts.look --dataset simulated --num_scans 400 --columns 12
+    python -m data_scripts.look --dataset hsi100 --data_dir path/to/SPM-Toolbox --beside_simulated
     python -m data_scripts.look --dataset folder --data_dir scans/ --split_file runs/20261123_101500/split.json
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -40,40 +41,48 @@ class LookArguments:
                   "choices": list(NORMALIZATIONS)},
     )  # fmt: skip
     split_file: str | None = field(default=None, metadata={"help": "A run's split.json: also count by its parts."})
+    beside_simulated: bool = field(
+        default=False, metadata={"help": "Below each class, draw simulated scans of the same name."}
+    )
     unlabelled: bool = field(default=False, metadata={"help": "Add a row of scans that nobody has labelled."})
 
 
-def draw_contact_sheet(scans: datasets.Dataset, arguments: LookArguments) -> Figure:
+def draw_contact_sheet(
+    scans: datasets.Dataset, arguments: LookArguments, simulated: datasets.Dataset | None = None
+) -> Figure:
     """
     Draws scans drawn at random, a class a row, with their names and sizes.
 
     Args:
         scans: with the columns of `scan_features`.
         arguments: how many, and how.
+        simulated: scans to draw below those of the same class.
     """
-    names = scans.features["label"].names
-    labels, scan_ids = np.asarray(scans["label"]), scans["scan_id"][:]
-    stored = StoredLines(scans, LONGEST)
-    heights = stored.num_stored
     rng = np.random.default_rng(arguments.seed)
-    rows = [(name, np.flatnonzero(labels == label)) for label, name in enumerate(names)]
+    rows: list[tuple[str, datasets.Dataset, np.ndarray]] = []
+    for label, name in enumerate(scans.features["label"].names):
+        rows.append((name, scans, np.flatnonzero(np.asarray(scans["label"]) == label)))
+        if simulated is not None and name in simulated.features["label"].names:
+            same = np.asarray(simulated["label"]) == simulated.features["label"].str2int(name)
+            rows.append((f"{name}, simulated", simulated, np.flatnonzero(same)))
     if arguments.unlabelled:
-        rows.append(("unlabelled", np.flatnonzero(labels < 0)))
+        rows.append(("unlabelled", scans, np.flatnonzero(np.asarray(scans["label"]) < 0)))
     figure = Figure(figsize=(1.5 * arguments.columns, 1.8 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), arguments.columns, squeeze=False)
-    for row, (name, candidates) in zip(axes, rows, strict=True):
+    for row, (name, source, candidates) in zip(axes, rows, strict=True):
+        stored, scan_ids = StoredLines(source, LONGEST), source["scan_id"]
         chosen = np.sort(rng.permutation(candidates)[: arguments.columns])
         row[0].set_ylabel(f"{name}\n{len(candidates)} scans", fontsize=8)
         for axis in row:
             axis.set(xticks=[], yticks=[])
             axis.set_frame_on(False)
         for axis, index in zip(row, chosen, strict=False):
-            lines = stored.first_lines(int(heights[index]))[[index]]
+            lines = stored.first_lines(int(stored.num_stored[index]))[[index]]
             values, mask = normalize_lines(lines, arguments.normalization)
             picture = np.ma.masked_array(values[0], np.broadcast_to(mask[0, :, None] == 0, values[0].shape))
             low, high = np.percentile(picture.compressed(), [1, 99]) if picture.count() else (0, 1)
             axis.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            axis.set_title(f"{scan_ids[index][-22:]}\n{lines.shape[1]} x {lines.shape[2]}", fontsize=5)
+            axis.set_title(f"{scan_ids[int(index)][-22:]}\n{lines.shape[1]} x {lines.shape[2]}", fontsize=5)
     return figure
 
 
@@ -116,7 +125,11 @@ def look(source: ScanSource, arguments: LookArguments) -> Path:
     print_counts(scans, split)
     path = Path(arguments.output_file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_contact_sheet(scans, arguments).savefig(path, dpi=150)
+    simulated = None
+    if arguments.beside_simulated:
+        # as many of each class as there are columns, near enough
+        simulated = replace(source, dataset="simulated", data_dir=None, num_scans=8 * arguments.columns).load()
+    draw_contact_sheet(scans, arguments, simulated).savefig(path, dpi=150)
     console.print(f"Contact sheet: {path}")
     return path
 

@@ -87,6 +87,14 @@ def score_part(trainer: Trainer, dataset: ScanDataset, label_names: Sequence[str
         `whole` and `by_lines`, each with everything the metric gives, and `loss`.
     """
     scorer = TipStateScorer(dataset, label_names, line_counts)
+    of_validation, trainer.compute_metrics = trainer.compute_metrics, None  # it scores the validation part, no other
+    try:
+        return _score_part(trainer, scorer, dataset)
+    finally:
+        trainer.compute_metrics = of_validation
+
+
+def _score_part(trainer: Trainer, scorer: TipStateScorer, dataset: ScanDataset) -> dict[str, Any]:
     output = trainer.predict(dataset)
     labels = np.asarray(output.label_ids)
     result: dict[str, Any] = {"loss": output.metrics.get("test_loss") if output.metrics else None}

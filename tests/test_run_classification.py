@@ -321,6 +321,15 @@ def test_another_architecture_is_refused(scans, tmp_path, capsys):
     assert "bert" in message
 
 
+def test_fewer_scans_may_be_trained_on_than_validated_on(scans, tmp_path):
+    few = {"train_fraction": 0.05, "num_train_epochs": 1}
+    assert main(arguments(scans, tmp_path / "run", **few)) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    counts = {part: sum(classes.values()) for part, classes in summary["split"]["counts"].items()}
+    assert counts["train"] < counts["validation"]
+    assert sum(map(sum, summary["train"]["whole"]["confusion_matrix"])) == counts["train"]
+
+
 def test_scans_prepared_otherwise_than_the_model_was_trained_on_are_refused(finished_run, scans, tmp_path, capsys):
     begin = {"model_name_or_path": finished_run, "do_eval": True}
     says = refused(arguments(scans, tmp_path / "run", normalization="global", **begin), capsys)

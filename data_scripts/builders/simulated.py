@@ -10,6 +10,8 @@ from ..scan import Scan, ScanReadError
 from ..simulation import TIP_STATES, SimulationOptions, simulate
 from .base import SHARD_SIZE, LabelledScan, ScanBuilder, one_hot
 
+MAX_SHARDS = 2**14
+
 
 class Simulated(ScanBuilder):
     """The embedded dataset: simulated scans, endless and seeded, no download. Every line has its exact state."""
@@ -29,22 +31,27 @@ class Simulated(ScanBuilder):
 
     def shards(self) -> list[range]:
         num_scans = self.options["num_scans"]
-        return [range(start, min(start + SHARD_SIZE, num_scans)) for start in range(0, num_scans, SHARD_SIZE)]
+        # a stream may be longer than a list of its batches should be
+        size = SHARD_SIZE * max(1, -(-num_scans // (SHARD_SIZE * MAX_SHARDS)))
+        return [range(start, min(start + size, num_scans)) for start in range(0, num_scans, size)]
 
     def scans(self, shards: Iterable[Any]) -> Iterator[LabelledScan | None]:
         try:
             options = SimulationOptions(
                 **{name.removeprefix("simulation_"): self.options[name] for name in self.OPTIONS[1:]}
             )
-            for shard in shards:
+            batches = (
+                shard[start : start + SHARD_SIZE] for shard in shards for start in range(0, len(shard), SHARD_SIZE)
+            )
+            for numbers in batches:
                 batch = simulate(
-                    len(shard),
+                    len(numbers),
                     options,
-                    start=shard.start,
+                    start=numbers.start,
                     pixels_per_line=self.config.pixels_per_line,
                     num_lines=self.config.max_lines,
                 )
-                for index, number in enumerate(shard):
+                for index, number in enumerate(numbers):
                     states = batch.line_states[index]
                     scan = Scan(
                         lines=batch.lines[index],

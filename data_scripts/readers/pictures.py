@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -67,6 +68,9 @@ def read_tiff(path: Path, channel: str | None, direction: str) -> Frame:
             raise ScanReadError(
                 f"{path}: says that it has {page.nbytes / 2**30:.1f} GiB of pixels, which no scan has."
             )
+        needed = math.prod(page.chunked)
+        if len(page.dataoffsets) < needed:  # tifffile would make up the rest
+            raise ScanReadError(f"{path}: lists {len(page.dataoffsets)} of the {needed} strips that its size needs.")
         if page.photometric in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.YCBCR):
             with _quiet():
                 return read_picture(path, channel, direction)

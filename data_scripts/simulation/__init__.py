@@ -17,6 +17,11 @@ Instrument (:mod:`.instrument`)
     streaks.
 
 The four states are those of the scans of Gordon et al., Rev. Sci. Instrum. 90, 103704 (2019).
+What real scans have and these have not: defects that spoil only part of a good lattice, as most that people call
+generic defects do; dark rims around bright features; slanted and uneven dimers, and atoms that vary within a scan;
+overviews in which atoms are still seen (at 128 pixels, these stop at 14.5 nm); and people who disagree on the label.
+`python -m data_scripts.look --beside_simulated` shows both, `python -m benchmarks.transfer` what that costs.
+
 Where no source is named, ranges were chosen by eye and by what a classifier reaches; they are not measurements.
 """
 

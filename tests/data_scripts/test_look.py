@@ -38,6 +38,14 @@ def test_what_was_not_measured_is_left_open(source):
     assert picture.mask[6:].all() and not picture.mask[:6].any()
 
 
+def test_simulated_scans_below_those_of_their_class(source):
+    simulated = ScanSource("simulated", cache_dir=source.cache_dir, pixels_per_line=32, max_lines=32, num_scans=30)
+    figure = draw_contact_sheet(source.load(), LookArguments(columns=2), simulated.load())
+    rows = np.array(figure.axes).reshape(3, 2)
+    assert [row[0].get_ylabel().split("\n")[0] for row in rows] == ["atoms", "rows", "rows, simulated"]
+    assert rows[2, 0].images[0].get_array().shape == (32, 32)
+
+
 def test_scans_without_a_label_on_request(source):
     figure = draw_contact_sheet(source.load(), LookArguments(columns=2, unlabelled=True))
     assert figure.axes[4].get_title().startswith("5\n")

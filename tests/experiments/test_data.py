@@ -1,5 +1,7 @@
 """The data of a run."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,7 @@ def test_a_share_of_labels_keeps_every_class_and_the_smaller_shares():
         [25, 10, 1],
         [50, 20, 2],
     ]
-    for few, many in zip(shares, shares[1:], strict=False):
+    for few, many in pairwise(shares):
         assert set(few) <= set(many)
 
 

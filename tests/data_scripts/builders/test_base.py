@@ -9,7 +9,7 @@ from builder_cases import MAX_LINES
 from datasets.distributed import split_dataset_by_node
 
 from data_scripts import ScanReadError, readers
-from data_scripts.builders import BUILDERS, base
+from data_scripts.builders import BUILDERS, base, simulated
 from data_scripts.scan_dataset import lines_of
 
 
@@ -102,7 +102,17 @@ class TestStreams:
 
     def test_nothing_is_made_before_it_is_asked_for(self, load):
         scans = load("simulated", streaming=True, pixels_per_line=32, num_scans=10**9)
+        assert scans.num_shards < 2**15
         assert next(iter(scans))["scan_id"] == "h-si100-0-0"
+
+    def test_long_shards_are_batches_of_the_same_stream(self, load, monkeypatch):
+        whole = load("simulated", streaming=True, pixels_per_line=32, num_scans=150)
+        monkeypatch.setattr(simulated, "MAX_SHARDS", 1)
+        joined = load("simulated", streaming=True, pixels_per_line=32, num_scans=150)
+        assert (whole.num_shards, joined.num_shards) == (3, 1)
+        for one, other in zip(whole, joined, strict=True):
+            assert one["scan_id"] == other["scan_id"]
+            np.testing.assert_array_equal(one["lines"], other["lines"])
 
 
 def test_many_shards_are_one_dataset(class_folders, load, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageFile
 from writers import npy, npy_header, palette, picture, tiff
 
@@ -235,3 +236,12 @@ class TestRefusals:
             place = next(place for place in range(400) if content[place : place + 2] == struct.pack("<H", tag))
             struct.pack_into("<2H2I", content, place, tag, 4, 1, value)
         assert "which no scan has" in small(put("scan.tif", bytes(content)), refusal)
+
+
+def test_tiff_that_promises_more_strips_than_it_lists_is_refused(tmp_path):
+    path = tmp_path / "scan.tif"
+    tifffile.imwrite(path, np.arange(12 * 16, dtype=np.float32).reshape(12, 16), rowsperstrip=4)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["ImageLength"].overwrite(1000)
+    with pytest.raises(ScanReadError, match=r"lists 3 of the 250 strips that its size needs"):
+        read_scan(path)
