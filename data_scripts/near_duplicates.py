@@ -274,16 +274,21 @@ def _candidates(spectra: torch.Tensor, wanted: torch.Tensor, report: Callable[[f
     return entries if len(entries) <= most else entries[torch.cat(scores).topk(most).indices]
 
 
+def _shifts(highest: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Frequencies `[2 * highest]`, and what shifts by lines `[shifts, 2 * highest]` and pixels make of their waves."""
+    frequencies = torch.cat([-torch.arange(highest, 0, -1), torch.arange(1, highest + 1)])
+    shifts = torch.arange(-MAX_SHIFT, MAX_SHIFT + 1) / 128
+    angle = 2 * np.pi * shifts[:, None] * frequencies
+    over_lines = torch.polar(torch.ones_like(angle), angle)
+    return frequencies, over_lines, over_lines[:, highest:].T.contiguous()
+
+
 def _align(
     spectra: torch.Tensor, entries: torch.Tensor, report: Callable[[float], None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Similarity of candidates, each at the better of two turns and at the best small shift."""
     highest = spectra.shape[-1]
-    frequencies = torch.cat([-torch.arange(highest, 0, -1), torch.arange(1, highest + 1)])
-    shifts = torch.arange(-MAX_SHIFT, MAX_SHIFT + 1) / 128
-    angle = 2 * np.pi * shifts[:, None] * frequencies
-    over_lines = torch.polar(torch.ones_like(angle), angle)
-    over_pixels = over_lines[:, highest:].T.contiguous()
+    _, over_lines, over_pixels = _shifts(highest)
     similarities = torch.zeros(len(entries))
     transformations = entries[:, 2].clone()
     for start in range(0, len(entries), 4 * CHUNK_SIZE):
@@ -313,11 +318,7 @@ def _local_similarity(
     Two scans that have nothing but a streak of one line in common are alike there, and nowhere else.
     """
     highest = spectra.shape[-1]
-    frequencies = torch.cat([-torch.arange(highest, 0, -1), torch.arange(1, highest + 1)])
-    shifts = torch.arange(-MAX_SHIFT, MAX_SHIFT + 1) / 128
-    angle = 2 * np.pi * shifts[:, None] * frequencies
-    over_lines = torch.polar(torch.ones_like(angle), angle)
-    over_pixels = over_lines[:, highest:].T.contiguous()
+    frequencies, over_lines, over_pixels = _shifts(highest)
     place = (torch.arange(PARTS * POINTS) + 0.5) / (PARTS * POINTS) - 0.5
     over, along = (
         torch.polar(torch.ones_like(angle), angle)
@@ -331,7 +332,7 @@ def _local_similarity(
             second = _whole(spectra[pairs[chunk, 1]])
             product = (first * second.conj())[..., highest:]
             best = (over_lines @ (product @ over_pixels)).real.flatten(1).argmax(dim=1)
-            shift = over_lines[best // len(shifts)][:, :, None] * over_lines[best % len(shifts)][:, None, :]
+            shift = over_lines[best // len(over_lines)][:, :, None] * over_lines[best % len(over_lines)][:, None, :]
             one, other = ((over @ (values @ along.T)).real for values in (first * shift, second))
             parts = [
                 values.unflatten(2, (PARTS, POINTS)).unflatten(1, (PARTS, POINTS)).transpose(2, 3).flatten(3)
