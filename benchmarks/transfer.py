@@ -36,10 +36,11 @@ def run(folder: Path, *arguments: str) -> dict[str, Any]:
     if not summary.is_file():
         command = [sys.executable, str(ROOT / "run_classification.py"), "--output_dir", str(folder), *arguments]
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".log").open("w", encoding="utf-8") as log:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        log = folder.with_name(f"{folder.name}.log")
+        with log.open("w", encoding="utf-8") as output:
+            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
         if code:
-            raise SystemExit(f"{folder.name} ended with {code}; see {folder.with_suffix('.log')}.")
+            raise SystemExit(f"{folder.name} ended with {code}; see {log}.")
     return json.loads(summary.read_text(encoding="utf-8"))
 
 

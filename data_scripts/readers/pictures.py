@@ -5,6 +5,7 @@ import io
 import math
 import os
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,9 @@ def read_tiff(path: Path, channel: str | None, direction: str) -> Frame:
 
 def read_npy(path: Path, channel: str | None, direction: str) -> Frame:
     """An array as it is. Mapped: a header that promises more than the file holds is refused before memory is taken."""
-    heights = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(heights, np.ndarray):
-        heights.close()
+    if zipfile.is_zipfile(path):
         raise ScanReadError(f"{path}: holds an archive of arrays, expected one array [lines, pixels].")
+    heights = np.lib.format.open_memmap(path, mode="r")
     if heights.ndim == 2 and heights.size:
         check_size(path, *heights.shape)
     return Frame(heights)
