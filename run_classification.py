@@ -300,10 +300,15 @@ def run(
 
     # evaluation
     if training_arguments.do_eval and data is not None:
-        figures = {
-            part: score_part(trainer, dataset.as_measured(), data.label_names, training_arguments.eval_line_counts)
-            for part, dataset in data.parts.items()
-        }
+        figures = {}
+        for part, dataset in data.parts.items():
+            line_counts = training_arguments.eval_line_counts if part != "train" else []
+            scorer = TipStateScorer(dataset, data.label_names, line_counts)
+            figures[part], probabilities = score_part(
+                trainer, dataset.as_measured(), scorer, data.scan_ids[part], data.groups[part]
+            )
+            if main_process and part != "train":
+                probabilities.save(folder, part)
         if main_process:
             summary = summarize(data, data_arguments, training_arguments, trainer, figures)
             write_summary(folder, summary)

@@ -122,6 +122,11 @@ class DataArguments(ScanSource):
     test_fraction: float = field(
         default=0.0, metadata={"help": "Share of the scans to keep for one last test; nothing is chosen on it."}
     )
+    num_folds: int = field(
+        default=0,
+        metadata={"help": "Cross-validation: parts to divide the scans into, not by validation_fraction; 0 none."},
+    )
+    fold: int = field(default=0, metadata={"help": "Cross-validation: the part to validate on, from 0."})
     dedupe: bool = field(
         default=False,
         metadata={
@@ -150,10 +155,20 @@ class DataArguments(ScanSource):
     horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring a scan."})
     vertical_flip: float = field(default=0.5, metadata={"help": "Probability of turning a scan upside down."})
     min_crop: float = field(default=0.7, metadata={"help": "Smallest side of a random crop; 1 does not crop."})
+    rotation: float = field(default=0.0, metadata={"help": "Largest angle by which a scan is turned, in degrees."})
+    shear: float = field(default=0.0, metadata={"help": "Largest shear along the lines, in pixels a line."})
     contrast: float = field(default=0.3, metadata={"help": "Largest logarithm of a random power of the heights."})
     noise: float = field(default=0.1, metadata={"help": "Largest standard deviation of noise added to a line of 1."})
     line_dropout: float = field(default=0.05, metadata={"help": "Probability of a line to be blanked."})
     random_cutoff: float = field(default=0.0, metadata={"help": "Probability of a scan to end early (for the ViT)."})
+    segment_lines: int = field(
+        default=0,
+        metadata={
+            "help": "Train the first segment_epochs on so many consecutive lines of each scan: shorter, so that the "
+            "same time shows the model more scans. 0: whole scans throughout."
+        },
+    )
+    segment_epochs: int = field(default=0, metadata={"help": "Epochs of segments, before whole scans."})
     min_cutoff_lines: int = field(default=5, metadata={"help": "Fewest lines of a scan that ends early."})
     predict_dir: str | None = field(
         default=None,
@@ -169,6 +184,11 @@ class DataArguments(ScanSource):
         if isinstance(self.class_weights, str) and self.class_weights not in ("balanced", "none"):
             raise ConfigurationError(
                 f"class_weights must be balanced, none, or numbers by class name, got {self.class_weights!r}."
+            )
+        if self.segment_lines < 0 or self.segment_epochs < 0:
+            raise ConfigurationError(
+                f"segment_lines and segment_epochs must not be negative, got {self.segment_lines} and "
+                f"{self.segment_epochs}."
             )
         if not 0 < self.train_fraction <= 1:
             raise ConfigurationError(f"train_fraction must lie in (0, 1], got {self.train_fraction}.")

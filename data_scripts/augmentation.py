@@ -17,6 +17,8 @@ class Augmentation:
         vertical_flip: probability of reversing the order of the measured lines.
         min_crop: smallest side of a random square crop, as a share of the scan's; the crop is zoomed to full size,
             pixels stay square. 1 does not crop.
+        rotation: largest angle, in degrees, by which the picture is turned either way; its corners are mirrored in.
+        shear: largest shear of the picture along its lines, as a drift during the scan gives it: pixels a line.
         contrast: heights between a scan's lowest and highest are raised to a power between `exp(-contrast)` and
             `exp(contrast)`. (A linear change of contrast would be undone by normalization.)
         noise: largest standard deviation of Gaussian noise, as a share of the standard deviation of the line. Each
@@ -29,6 +31,8 @@ class Augmentation:
     horizontal_flip: float = 0.0
     vertical_flip: float = 0.0
     min_crop: float = 1.0
+    rotation: float = 0.0
+    shear: float = 0.0
     contrast: float = 0.0
     noise: float = 0.0
     line_dropout: float = 0.0
@@ -41,6 +45,10 @@ class Augmentation:
                 raise ValueError(f"{name} is a probability and must lie in [0, 1], got {getattr(self, name)}.")
         if not 0 < self.min_crop <= 1:
             raise ValueError(f"min_crop is a share of the scan and must lie in (0, 1], got {self.min_crop}.")
+        if not (0 <= self.rotation <= 180 and 0 <= self.shear <= 1):
+            raise ValueError(
+                f"rotation must lie in [0, 180] degrees and shear in [0, 1], got {self.rotation} and {self.shear}."
+            )
         if not (0 <= self.contrast < math.inf and 0 <= self.noise < math.inf and self.min_cutoff_lines >= 1):
             raise ValueError(
                 "contrast and noise must not be negative or infinite and min_cutoff_lines at least 1, got "
@@ -59,14 +67,16 @@ class Augmentation:
         Returns:
             New heights of the same shape.
         """
-        lines = self._flip_and_crop(lines, generator)
+        lines = self._move(lines, generator)
         lines = self._change_contrast(lines, generator)
         lines = self._add_noise(lines, generator)
         lines = self._drop_lines(lines, generator)
         return self._cut_off(lines, generator)
 
-    def _flip_and_crop(self, lines: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        if self.horizontal_flip == self.vertical_flip == 0 and self.min_crop == 1:
+    def _move(self, lines: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Flips, crops, turns and shears the picture, in one interpolation."""
+        turns = self.rotation > 0 or self.shear > 0
+        if self.horizontal_flip == self.vertical_flip == 0 and self.min_crop == 1 and not turns:
             return lines
         batch_size, num_lines, num_pixels = lines.shape
 
@@ -84,7 +94,15 @@ class Augmentation:
         pixels = torch.where(mirrored, num_pixels - 1 - pixels, pixels)
         rows = torch.where(reversed_, count - 1 - rows, rows)
         beyond = torch.arange(num_lines) >= count  # the crop of a partial scan stays partial
-        if self.min_crop == 1:  # whole places: nothing to interpolate
+        if turns:
+            pixels, rows = pixels.unsqueeze(1), rows.unsqueeze(2)
+            angle = uniform(-self.rotation, self.rotation).deg2rad().unsqueeze(2)
+            shear = uniform(-self.shear, self.shear).unsqueeze(2)
+            x, y = pixels - (num_pixels - 1) / 2, rows - (count.unsqueeze(2) - 1) / 2
+            x = x + shear * y
+            pixels = _reflect(angle.cos() * x - angle.sin() * y, torch.tensor(num_pixels - 1.0))
+            rows = _reflect(angle.sin() * x + angle.cos() * y, count.unsqueeze(2) - 1)
+        if self.min_crop == 1 and not turns:  # whole places: nothing to interpolate
             scans, rows = torch.arange(batch_size).view(-1, 1, 1), rows.clamp(min=0)
             taken = lines[scans, rows.long().unsqueeze(2), pixels.long().unsqueeze(1)]
         else:
@@ -125,12 +143,24 @@ class Augmentation:
         return lines.masked_fill(beyond.unsqueeze(-1), float("nan"))
 
 
+def _reflect(offsets: torch.Tensor, span: torch.Tensor) -> torch.Tensor:
+    """Places in `[0, span]` of what lies `offsets` from the middle; beyond an end it goes back again."""
+    span = span.clamp(min=1e-3)  # of one line
+    return span - (torch.remainder(offsets + span / 2, 2 * span) - span).abs()
+
+
 def _take_at(lines: torch.Tensor, rows: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Bilinear values of `lines` `[batch, lines, pixels]` at the given places; NaN where the nearest one is NaN."""
+    """
+    Bilinear values of `lines` `[batch, lines, pixels]`; NaN where the nearest one is NaN.
+
+    The places are `rows` `[batch, lines]` by `pixels` `[batch, pixels]`, or both `[batch, lines, pixels]`.
+    """
     num_lines, num_pixels = lines.shape[1:]
     x = (2 * pixels + 1) / num_pixels - 1
     y = (2 * rows + 1) / num_lines - 1
-    grid = torch.stack(torch.broadcast_tensors(x.unsqueeze(1), y.unsqueeze(2)), dim=-1)
+    if x.ndim == 2:
+        x, y = torch.broadcast_tensors(x.unsqueeze(1), y.unsqueeze(2))
+    grid = torch.stack((x, y), dim=-1)
 
     def sample(values: torch.Tensor) -> torch.Tensor:
         return nn.functional.grid_sample(

@@ -129,6 +129,9 @@ class ScanDataset(torch.utils.data.Dataset):
         normalization: `"line"`, `"global"` or `"none"`.
         augmentation: `None` leaves scans as they are.
         seed: of the augmentation.
+        segment_lines: while `epoch` is less than `segment_epochs`, a batch holds so many consecutive lines of each
+            scan, from a random one on; 0 all lines always.
+        segment_epochs: see `segment_lines`.
     """
 
     def __init__(
@@ -138,6 +141,8 @@ class ScanDataset(torch.utils.data.Dataset):
         normalization: str = "line",
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        segment_lines: int = 0,
+        segment_epochs: int = 0,
     ):
         if labels is not None and len(labels) != len(lines):
             raise ValueError(f"Expected as many labels as scans, got {len(labels)} and {len(lines)}.")
@@ -146,6 +151,8 @@ class ScanDataset(torch.utils.data.Dataset):
         self.normalization = normalization
         self.augmentation = augmentation
         self.seed = seed
+        self.segment_lines = segment_lines
+        self.segment_epochs = segment_epochs
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -179,16 +186,30 @@ class ScanDataset(torch.utils.data.Dataset):
         """The batch of these scans: `pixel_values`, `attention_mask` and, where known, `labels`."""
         chosen = torch.as_tensor(indices)
         lines = self.lines[chosen]
-        if self.augmentation is not None:
+        segments = self.segment_lines if self.epoch < self.segment_epochs else 0
+        if self.augmentation is not None or segments:
             entropy = np.random.SeedSequence([self.seed, self.epoch, *map(int, indices)])
             generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-            lines = self.augmentation(lines, generator)
+            if self.augmentation is not None:
+                lines = self.augmentation(lines, generator)
+            if segments:
+                lines = _take_segments(lines, segments, generator)
         pixel_values, attention_mask = normalize_lines(lines, self.normalization)
         longest = int((attention_mask * torch.arange(1, lines.shape[1] + 1)).amax().clamp(min=1))
         batch = {"pixel_values": pixel_values[:, :longest], "attention_mask": attention_mask[:, :longest]}
         if self.labels is not None:
             batch["labels"] = self.labels[chosen]
         return batch
+
+
+def _take_segments(lines: torch.Tensor, num_lines: int, generator: torch.Generator) -> torch.Tensor:
+    """`num_lines` consecutive measured lines of each scan, from a random one on; shorter scans from their start."""
+    numbers = torch.arange(1, lines.shape[1] + 1)
+    count = (lines.isfinite().any(dim=-1) * numbers).amax(dim=1, keepdim=True)
+    spare = (count - num_lines).clamp(min=0)
+    start = (torch.rand(len(lines), 1, generator=generator) * (spare + 1)).long()
+    places = start + torch.arange(min(num_lines, lines.shape[1]))
+    return lines[torch.arange(len(lines)).unsqueeze(1), places]
 
 
 def collate_batch(batch: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
 SPLIT_METHODS = ("sessions", "random")
 NUM_SHUFFLES = 20
@@ -136,6 +136,8 @@ def split_indices(
     validation_fraction: float = 0.2,
     test_fraction: float = 0.0,
     seed: int = 0,
+    num_folds: int = 0,
+    fold: int = 0,
 ) -> dict[str, np.ndarray]:
     """
     Splits labelled scans.
@@ -148,6 +150,8 @@ def split_indices(
         validation_fraction: share of the scans to validate on.
         test_fraction: share of the scans to keep for one last test.
         seed: of the shuffle.
+        num_folds: for cross-validation: the parts that the scans are divided into; 0 for none.
+        fold: the one of them that is validated on, from 0; `validation_fraction` counts for nothing then.
 
     Returns:
         Indices of `train`, `validation` and, with a `test_fraction`, `test`.
@@ -162,6 +166,11 @@ def split_indices(
             "validation_fraction must lie in (0, 1) and leave scans to train on, got "
             f"{validation_fraction} with test_fraction={test_fraction}."
         )
+    if num_folds and not (num_folds >= 2 and 0 <= fold < num_folds and test_fraction == 0):
+        raise ValueError(
+            f"Cross-validation needs at least 2 folds, a fold from 0 to num_folds - 1 and no test_fraction, got "
+            f"num_folds={num_folds}, fold={fold} and test_fraction={test_fraction}."
+        )
     if len(labels) == 0:
         raise ValueError("There is no labelled scan to split.")
     if len(np.unique(labels)) < 2:
@@ -170,13 +179,17 @@ def split_indices(
     session_names = np.asarray(sessions)
     rest = np.arange(len(labels))
     parts: dict[str, np.ndarray] = {}
-    for name, fraction in (("test", test_fraction), ("validation", validation_fraction / (1 - test_fraction))):
-        if fraction == 0:
-            continue
-        held_out = _hold_out(labels[rest], session_names[rest], method, fraction, seed)
-        parts[name] = rest[held_out]
-        rest = rest[~held_out]
-    parts = {"train": rest, **dict(reversed(parts.items()))}
+    if num_folds:
+        held_out = find_folds(labels, session_names, method, num_folds, seed) == fold
+        parts = {"train": rest[~held_out], "validation": rest[held_out]}
+    else:
+        for name, fraction in (("test", test_fraction), ("validation", validation_fraction / (1 - test_fraction))):
+            if fraction == 0:
+                continue
+            held_out = _hold_out(labels[rest], session_names[rest], method, fraction, seed)
+            parts[name] = rest[held_out]
+            rest = rest[~held_out]
+        parts = {"train": rest, **dict(reversed(parts.items()))}
     for name, indices in parts.items():
         missing = sorted(set(labels.tolist()) - set(labels[indices].tolist()))
         if missing:
@@ -185,6 +198,37 @@ def split_indices(
                 "another split_seed or fraction, or add scans of that class from other sessions."
             )
     return parts
+
+
+def find_folds(labels: np.ndarray, sessions: np.ndarray, method: str, num_folds: int, seed: int) -> np.ndarray:
+    """
+    The fold of each scan, `[num_scans]`: whole sessions in one, or single scans, with classes as even as that allows.
+
+    Raises:
+        ValueError: for fewer sessions, or fewer scans of the largest class, than folds.
+    """
+    folds, best_distance = np.zeros(len(labels), dtype=int), np.inf
+    counts = np.bincount(labels)
+    if counts.max() < num_folds or (method == "sessions" and len(np.unique(sessions)) < num_folds):
+        raise ValueError(
+            f"{num_folds} folds need as many sessions, and scans of a class, got {len(np.unique(sessions))} sessions "
+            f"and {counts.max()} scans in the largest class."
+        )
+    splitter = StratifiedKFold if method == "random" else StratifiedGroupKFold
+    for shuffle in range(NUM_SHUFFLES if method == "sessions" else 1):
+        found = np.zeros(len(labels), dtype=int)
+        kfold = splitter(num_folds, shuffle=True, random_state=NUM_SHUFFLES * seed + shuffle)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class|The groups parameter", UserWarning)
+            for number, (_, held_out) in enumerate(kfold.split(labels, labels, sessions)):
+                found[held_out] = number
+        in_folds = np.stack(
+            [np.bincount(labels[found == number], minlength=len(counts)) for number in range(num_folds)]
+        )
+        distance = float((np.abs(in_folds - counts / num_folds) / np.maximum(counts, 1)).max())
+        if distance < best_distance:
+            folds, best_distance = found, distance
+    return folds
 
 
 def _hold_out(labels: np.ndarray, sessions: np.ndarray, method: str, fraction: float, seed: int) -> np.ndarray:

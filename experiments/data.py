@@ -20,6 +20,7 @@ class Data:
 
     parts: dict[str, ScanDataset]
     scan_ids: dict[str, list[str]]
+    groups: dict[str, list[str]]
     label_names: list[str]
     split: Split
     class_weights: list[float] | None
@@ -46,7 +47,15 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> D
     train = parts["train"][is_labelled(train_labels[parts["train"]])]
     train = train[choose_share(_hard(train_labels[train]), arguments.train_fraction, arguments.split_seed)]
     datasets_by_part = {
-        "train": ScanDataset(take(train), train_labels[train], arguments.normalization, arguments.augmentation(), seed)
+        "train": ScanDataset(
+            take(train),
+            train_labels[train],
+            arguments.normalization,
+            arguments.augmentation(),
+            seed,
+            arguments.segment_lines,
+            arguments.segment_epochs,
+        )
     }
     indices = {"train": train}
     for name, part in parts.items():
@@ -74,6 +83,7 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> D
     return Data(
         parts=datasets_by_part,
         scan_ids={name: scan_ids[part].tolist() for name, part in indices.items()},
+        groups={name: sessions[part].tolist() for name, part in indices.items()},
         label_names=label_names,
         split=split,
         class_weights=find_class_weights(arguments, train_labels[train], label_names),
@@ -118,6 +128,8 @@ def find_parts(
         arguments.validation_fraction,
         arguments.test_fraction,
         arguments.split_seed,
+        arguments.num_folds,
+        arguments.fold,
     )
 
 

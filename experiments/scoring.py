@@ -8,8 +8,11 @@ import evaluate
 import numpy as np
 import torch
 from transformers import EvalPrediction, Trainer
+from transformers.trainer_utils import PredictionOutput
 
 from data_scripts.scan_dataset import ScanDataset
+
+from .probabilities import Probabilities
 
 TIP_STATE_METRIC = Path(__file__).parents[1] / "metrics" / "tip_state"
 MAIN_FIGURES = ("balanced_accuracy", "auroc", "accuracy", "expected_calibration_error")
@@ -24,6 +27,13 @@ def last_measured_lines(dataset: ScanDataset, num_lines: int) -> np.ndarray:
 def split_outputs(predictions: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Logits `[num_scans, num_labels]`, and those of every line where the model gives them."""
     return predictions if isinstance(predictions, tuple) else (np.asarray(predictions), None)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis, in float64; NaN stays NaN."""
+    logits = logits.astype(np.float64)
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 class TipStateScorer:
@@ -46,12 +56,9 @@ class TipStateScorer:
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         """All figures of `logits` `[num_scans, num_labels]`; classes without a scan are left out of averages."""
-        logits = logits.astype(np.float64)
-        probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities /= probabilities.sum(axis=-1, keepdims=True)
         labels = labels if labels.ndim == 1 else labels.argmax(axis=1)
         return self.metric.compute(
-            predictions=probabilities, references=labels, label_names=self.label_names, on_missing_class="skip"
+            predictions=softmax(logits), references=labels, label_names=self.label_names, on_missing_class="skip"
         )
 
     def by_lines(self, line_logits: np.ndarray, labels: np.ndarray) -> dict[int, dict[str, Any]]:
@@ -77,37 +84,61 @@ class TipStateScorer:
         return figures
 
 
-def score_part(trainer: Trainer, dataset: ScanDataset, label_names: Sequence[str], line_counts: Sequence[int]) -> dict:
+def predict_by_lines(
+    trainer: Trainer, dataset: ScanDataset, line_counts: Sequence[int]
+) -> tuple[PredictionOutput, np.ndarray, np.ndarray]:
     """
-    Figures of a model on one part, whole and after each number of lines.
+    What a model says of each scan, whole and after each number of lines.
 
     A model that judges a scan as a whole is run once for each number of lines.
 
     Returns:
-        `whole` and `by_lines`, each with everything the metric gives, and `loss`.
+        The Trainer's output, logits of whole scans `[num_scans, num_labels]`, and after each number of lines
+        `[num_counts, num_scans, num_labels]`, NaN where none of them was measured.
     """
-    scorer = TipStateScorer(dataset, label_names, line_counts)
     of_validation, trainer.compute_metrics = trainer.compute_metrics, None  # it scores the validation part, no other
     try:
-        return _score_part(trainer, scorer, dataset)
+        output = trainer.predict(dataset)
+        logits, line_logits = split_outputs(output.predictions)
+        by_lines = np.full((len(line_counts), *logits.shape), np.nan, dtype=np.float32)
+        for result, count in zip(by_lines, line_counts, strict=True):
+            last = last_measured_lines(dataset, count)
+            seen = np.flatnonzero(last >= 0)
+            if line_logits is not None:
+                result[seen] = line_logits[seen, last[seen]]
+            elif len(seen):
+                result[seen] = split_outputs(trainer.predict(dataset.first_lines(count)).predictions)[0][seen]
     finally:
         trainer.compute_metrics = of_validation
+    return output, logits, by_lines
 
 
-def _score_part(trainer: Trainer, scorer: TipStateScorer, dataset: ScanDataset) -> dict[str, Any]:
-    output = trainer.predict(dataset)
+def score_part(
+    trainer: Trainer, dataset: ScanDataset, scorer: TipStateScorer, scan_ids: Sequence[str], groups: Sequence[str]
+) -> tuple[dict[str, Any], Probabilities]:
+    """
+    Figures of a model on one part, and what they are computed from.
+
+    Returns:
+        `whole` and `by_lines`, each with everything the metric gives, and `loss`; and the probabilities.
+    """
+    output, logits, by_lines = predict_by_lines(trainer, dataset, scorer.line_counts)
     labels = np.asarray(output.label_ids)
-    result: dict[str, Any] = {"loss": output.metrics.get("test_loss") if output.metrics else None}
-    logits, line_logits = split_outputs(output.predictions)
-    result["whole"] = scorer.score(logits, labels)
-    if line_logits is not None:
-        by_lines = scorer.by_lines(line_logits, labels)
-    else:
-        by_lines = {}
-        for count in scorer.line_counts:
-            cut = dataset.first_lines(count)
-            seen = np.flatnonzero(last_measured_lines(cut, count) >= 0)
-            if len(seen):
-                by_lines[count] = scorer.score(split_outputs(trainer.predict(cut).predictions)[0][seen], labels[seen])
-    result["by_lines"] = {str(count): figures for count, figures in by_lines.items()}
-    return result
+    figures: dict[str, Any] = {
+        "loss": output.metrics.get("test_loss") if output.metrics else None,
+        "whole": scorer.score(logits, labels),
+        "by_lines": {},
+    }
+    for count, of_count in zip(scorer.line_counts, by_lines, strict=True):
+        seen = np.isfinite(of_count).all(axis=-1)
+        if seen.any():
+            figures["by_lines"][str(count)] = scorer.score(of_count[seen], labels[seen])
+    return figures, Probabilities(
+        scan_ids=np.asarray(scan_ids),
+        groups=np.asarray(groups),
+        labels=labels if labels.ndim == 1 else labels.argmax(axis=1),
+        label_names=np.asarray(scorer.label_names),
+        line_counts=np.asarray(scorer.line_counts),
+        by_lines=softmax(by_lines).astype(np.float32),
+        whole=softmax(logits).astype(np.float32),
+    )

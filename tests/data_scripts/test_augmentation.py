@@ -13,6 +13,8 @@ SWITCHES = {
     "horizontal_flip": 0.5,
     "vertical_flip": 0.5,
     "min_crop": 0.6,
+    "rotation": 30.0,
+    "shear": 0.3,
     "contrast": 0.5,
     "noise": 0.3,
     "line_dropout": 0.3,
@@ -283,3 +285,38 @@ def test_model_never_sees_nan(shape, share, offset, normalization, seed):
 def test_impossible_settings(settings, reason):
     with pytest.raises(ValueError, match=reason):
         Augmentation(**settings)
+
+
+class TestTurning:
+    """Of planes, whose slopes tell what was done to them; the middle is free of mirrored corners."""
+
+    Y, X = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
+    MIDDLE = (slice(None), slice(8, 16), slice(8, 16))
+
+    def slopes(self, heights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, x = torch.gradient(heights[self.MIDDLE], dim=(1, 2))
+        return x.mean(dim=(1, 2)), y.mean(dim=(1, 2))
+
+    def test_keeps_the_slope_and_turns_its_direction(self):
+        x, y = self.slopes(augment(self.X.expand(50, -1, -1), rotation=20.0))
+        torch.testing.assert_close(torch.hypot(x, y), torch.ones(50), atol=1e-4, rtol=0)
+        angle = torch.atan2(y, x).abs().rad2deg()
+        assert angle.max() <= 20 + 1e-3 and angle.max() > 15
+
+    def test_shear_moves_lines_along_themselves(self):
+        x, y = self.slopes(augment(self.X.expand(50, -1, -1), shear=0.3))
+        torch.testing.assert_close(x, torch.ones(50), atol=1e-4, rtol=0)
+        assert 0.2 < y.abs().max() <= 0.3 + 1e-4
+        still = self.Y.expand(5, -1, -1)
+        torch.testing.assert_close(augment(still, shear=0.3), still)
+
+    def test_nothing_from_beyond_the_scan(self):
+        lines = partial(torch.rand(12, 24, 20), COUNTS)
+        turned = augment(lines, rotation=180.0)
+        np.testing.assert_array_equal(num_measured(turned), num_measured(lines))
+        assert turned.nan_to_num(0.5).min() >= 0 and turned.nan_to_num(0.5).max() <= 1
+
+    @pytest.mark.parametrize("settings", [{"rotation": 181}, {"rotation": -1}, {"shear": 1.5}])
+    def test_impossible(self, settings):
+        with pytest.raises(ValueError, match="rotation must lie in"):
+            Augmentation(**settings)

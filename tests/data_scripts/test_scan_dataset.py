@@ -260,3 +260,39 @@ class TestLinesOf:
         scans = table(COUNTS)
         lines_of(scans, NUM_LINES).zero_()
         np.testing.assert_array_equal(lines_of(scans, NUM_LINES), naive_lines(scans, NUM_LINES))
+
+
+class TestSegments:
+    LINES = torch.arange(30.0).view(1, 30, 1).expand(40, 30, 2).clone()
+
+    def dataset(self) -> ScanDataset:
+        lines = self.LINES.clone()
+        lines[1, 12:] = float("nan")
+        lines[2, 5:] = float("nan")
+        return ScanDataset(
+            lines, torch.zeros(40, dtype=torch.long), "none", segment_lines=8, segment_epochs=2, **changes
+        )
+
+    def test_are_consecutive_lines_from_anywhere(self):
+        batch = self.dataset().__getitems__(list(range(40)))
+        first, last = batch["pixel_values"][:, 0, 0], batch["pixel_values"][:, -1, 0]
+        assert batch["pixel_values"].shape == (40, 8, 2)
+        whole = torch.arange(40) != 2
+        assert torch.equal((last - first)[whole], torch.full((39,), 7.0))
+        assert first.min() == 0 and last.max() == 29 and last[1] <= 11
+        assert batch["attention_mask"].sum(dim=1).tolist() == [8, 8, 5, *[8] * 37]
+
+    def test_end_with_their_epochs(self):
+        dataset = self.dataset()
+        dataset.set_epoch(2)
+        assert dataset.__getitems__([0, 3])["pixel_values"].shape == (2, 30, 2)
+
+    def test_other_epochs_other_lines(self):
+        dataset = self.dataset()
+        first = dataset.__getitems__(list(range(40)))["pixel_values"]
+        assert torch.equal(first, self.dataset().__getitems__(list(range(40)))["pixel_values"])
+        dataset.set_epoch(1)
+        assert not torch.equal(first, dataset.__getitems__(list(range(40)))["pixel_values"])
+
+    def test_not_where_scans_are_scored(self):
+        assert self.dataset().as_measured().__getitems__([0])["pixel_values"].shape == (1, 30, 2)

@@ -174,3 +174,34 @@ class TestFile:
         (tmp_path / "split.json").write_text(json.dumps(content))
         with pytest.raises(ValueError, match="not a split written by a run"):
             Split.load(tmp_path / "split.json")
+
+
+class TestFolds:
+    @pytest.mark.parametrize("method", ["sessions", "random"])
+    def test_every_scan_is_validated_on_once(self, method):
+        parts = [split_indices(LABELS, SESSIONS, method, num_folds=5, fold=fold) for fold in range(5)]
+        for part in parts:
+            assert_complete(part, len(LABELS))
+            np.testing.assert_array_equal(np.bincount(LABELS[part["validation"]]), [8, 8, 8])
+            if method == "sessions":
+                assert not set(SESSIONS[part["train"]]) & set(SESSIONS[part["validation"]])
+        validated = np.sort(np.concatenate([part["validation"] for part in parts]))
+        np.testing.assert_array_equal(validated, np.arange(len(LABELS)))
+
+    def test_fixed_by_the_seed(self):
+        first, again, other = (
+            split_indices(LABELS, SESSIONS, num_folds=4, fold=1, seed=seed)["validation"].tolist()
+            for seed in (3, 3, 4)
+        )
+        assert first == again != other
+
+    @pytest.mark.parametrize(
+        "arguments", [{"num_folds": 1}, {"num_folds": 5, "fold": 5}, {"num_folds": 5, "test_fraction": 0.2}]
+    )
+    def test_impossible(self, arguments):
+        with pytest.raises(ValueError, match="Cross-validation needs"):
+            split_indices(LABELS, SESSIONS, **arguments)
+
+    def test_more_than_there_are_sessions(self):
+        with pytest.raises(ValueError, match="21 folds need as many sessions"):
+            split_indices(LABELS, SESSIONS, num_folds=21)
