@@ -12,8 +12,6 @@ are held out, and nothing is chosen on the validation part.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +19,22 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 
-ROOT = Path(__file__).resolve().parents[1]
+from experiments.launch import LAST_EPOCH, Run
+
+RESULTS = Path(__file__).parent / "results"
 # share of the training labels: epochs, so that few scans get more steps each, and many scans more steps in all
 SHARES = {0.01: 40, 0.05: 25, 0.2: 12, 1.0: 5}
 FIGURES = ("balanced_accuracy", "auroc")
 STARTS = ("nothing", "simulation")
-LAST_EPOCH = ["--eval_strategy", "no", "--save_strategy", "no", "--no_load_best_model_at_end"]
 console = Console()
 
 
 def run(folder: Path, *arguments: str) -> dict[str, Any]:
     """Runs `run_classification.py` into a folder, unless it has, and returns its summary."""
-    summary = folder / "summary.json"
-    if not summary.is_file():
-        command = [sys.executable, str(ROOT / "run_classification.py"), "--output_dir", str(folder), *arguments]
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        log = folder.with_name(f"{folder.name}.log")
-        with log.open("w", encoding="utf-8") as output:
-            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
-        if code:
-            raise SystemExit(f"{folder.name} ended with {code}; see {log}.")
-    return json.loads(summary.read_text(encoding="utf-8"))
+    try:
+        return Run(folder, arguments).execute()
+    except (RuntimeError, ValueError) as error:
+        raise SystemExit(str(error)) from error
 
 
 def validation_of(summary: dict[str, Any]) -> dict[str, float]:
@@ -139,7 +132,7 @@ def main() -> None:
     parser.add_argument("--pretraining_epochs", type=int, default=3, help="epochs on them (3)")
     parser.add_argument("--learning_rate", type=float, default=5e-4, help="of fine-tuning (5e-4)")
     parser.add_argument("--seed", type=int, default=42, help="of all runs (42)")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
     write(measure(arguments), arguments.results)
 

@@ -1,0 +1,273 @@
+"""
+The published comparison: which model tells the tip's state best, after how many lines.
+
+All models are trained by the same script on the same parts of hsi100 and scored on the same scans: unanimous labels,
+complete scans, each cut to its first 5, 10, 20, 40, 64, 128 lines. Two splits: `random` is 80/20 by scan, as published
+(a new one for each seed); `sessions` is cross-validation over 5 fixed folds of whole sessions. The last epoch is
+scored: nothing is chosen on the scans that are reported.
+
+    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --jobs 8                      # everything, on a GPU
+    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --seeds 42 \\
+        --models causal_small lrcn_small cnn cnn_padding                                       # on a CPU: a day
+    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --report                      # of what has been run
+
+Finished runs are not run again, and those that were stopped go on from their last epoch. Writes accuracy.json, .md and
+.png; a cell says how many of the folds and seeds stand behind it. Intervals are 95 %, from resampling whole sessions.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markdown import Markdown
+
+from experiments.intervals import FIGURES, interval, session_weights
+from experiments.launch import LAST_EPOCH, Run, execute_all
+from experiments.probabilities import Probabilities
+
+RESULTS = Path(__file__).parent / "results"
+MODELS = ("causal", "lrcn", "cnn", "cnn_padding", "vit", "library_vit", "library_convnext")
+SPLITS = ("random", "sessions")
+NUM_FOLDS = 5
+LINE_COUNTS = (5, 10, 20, 40, 64, 128)
+NUM_RESAMPLES = 1000
+# Gordon et al. 2020, random split, whole scans: (balanced accuracy, AUROC)
+PUBLISHED = {"published CNN": (0.856, 0.963), "published LRCN": (0.847, 0.960)}
+console = Console()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model on a split: its runs, by seed and fold."""
+
+    model: str
+    split: str
+    runs: dict[int, tuple[Run, ...]]
+
+
+def plan(arguments: argparse.Namespace) -> list[Cell]:
+    """All runs that the comparison consists of."""
+    cells = []
+    for split in arguments.splits:
+        for model in arguments.models:
+            runs = {}
+            for seed in arguments.seeds:
+                common = ["--config", model, "--dataset", "hsi100", "--data_dir", arguments.data_dir]
+                common += ["--seed", str(seed), "--split", split, *LAST_EPOCH, *arguments.extra]
+                common += ["--eval_line_counts", *map(str, LINE_COUNTS), "--do_train", "--do_eval"]
+                name = f"{Path(model).stem}/{split}_seed{seed}"
+                folds = range(NUM_FOLDS) if split == "sessions" else [None]
+                runs[seed] = tuple(
+                    Run(Path(arguments.work_dir) / name, (*common, "--split_seed", str(seed)))
+                    if fold is None
+                    else Run(
+                        Path(arguments.work_dir) / f"{name}_fold{fold}",
+                        (*common, "--split_seed", "0", "--num_folds", str(NUM_FOLDS), "--fold", str(fold)),
+                    )
+                    for fold in folds
+                )
+            cells.append(Cell(Path(model).stem, split, runs))
+    return cells
+
+
+def collect(cell: Cell) -> dict[str, Any] | None:
+    """The figures of a cell from those of its runs that have ended; `None` if none has."""
+    verdicts: dict[int, Probabilities] = {}
+    folds, summary = {}, None
+    for seed, runs in cell.runs.items():
+        ended = [(number, run) for number, run in enumerate(runs) if (run.folder / "summary.json").is_file()]
+        if ended:
+            verdicts[seed] = Probabilities.concatenate([Probabilities.load(run.folder) for _, run in ended])
+            folds[seed] = [number for number, _ in ended]
+            summary = json.loads((ended[0][1].folder / "summary.json").read_text(encoding="utf-8"))
+    if summary is None:
+        return None
+    groups = np.unique(np.concatenate([verdict.groups for verdict in verdicts.values()]))
+    drawn = session_weights(groups, NUM_RESAMPLES)
+    figures: dict[str, dict[str, Any]] = {}
+    resampled: dict[str, dict[str, np.ndarray]] = {}
+    for index, count in enumerate([*LINE_COUNTS, None]):
+        key = "whole" if count is None else str(count)
+        values: dict[str, list[np.ndarray]] = {name: [] for name in FIGURES}
+        for verdict in verdicts.values():
+            probabilities = verdict.whole if count is None else verdict.by_lines[index]
+            weights = np.vstack([np.ones(len(verdict.groups)), drawn[:, np.searchsorted(groups, verdict.groups)]])
+            for name, figure in FIGURES.items():
+                values[name].append(figure(probabilities, verdict.labels, weights))
+        means = {name: np.mean(of_seeds, axis=0) for name, of_seeds in values.items()}
+        resampled[key] = {name: mean[1:] for name, mean in means.items()}
+        figures[key] = {
+            name: {
+                "mean": float(mean[0]),
+                "by_seed": [float(of_seed[0]) for of_seed in values[name]],
+                "interval": interval(mean[1:]),
+            }
+            for name, mean in means.items()
+        }
+    return {
+        "model": cell.model,
+        "split": cell.split,
+        "num_parameters": summary["num_parameters"],
+        "epochs": summary["epochs"],
+        "folds_by_seed": folds,
+        "num_scans": {seed: len(verdict.labels) for seed, verdict in verdicts.items()},
+        "num_sessions": len(groups),
+        "machine": summary["machine"],
+        "figures": figures,
+        "resampled": resampled,
+    }
+
+
+def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How far the first model is ahead of the others of the same split, seeds and folds, with intervals."""
+    differences = []
+    for split in SPLITS:
+        of_split = [result for result in results if result["split"] == split]
+        for other in of_split[1:]:
+            first = of_split[0]
+            if other["folds_by_seed"] != first["folds_by_seed"]:
+                continue  # of other scans: no fair comparison
+            for lines, figures in other["figures"].items():
+                for name in FIGURES:
+                    ahead = first["resampled"][lines][name] - other["resampled"][lines][name]
+                    differences.append(
+                        {
+                            "split": split,
+                            "model": first["model"],
+                            "other": other["model"],
+                            "lines": lines,
+                            "figure": name,
+                            "ahead": first["figures"][lines][name]["mean"] - figures[name]["mean"],
+                            "interval": interval(ahead),
+                        }
+                    )
+    return differences
+
+
+def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
+    """The figures of a split as a Markdown table."""
+    of_split = [result for result in results if result["split"] == split]
+    if not of_split:
+        return []
+    protocol = (
+        "80/20 by scan, as published" if split == "random" else f"cross-validation over {NUM_FOLDS} folds of sessions"
+    )
+    lines = [
+        f"### {split}: {protocol}",
+        "",
+        "Balanced accuracy / AUROC after so many lines; unanimous labels, complete scans, last epoch.",
+        "",
+        "| model | parameters | epochs | seeds | folds | scans | "
+        + " | ".join(map(str, LINE_COUNTS))
+        + " | whole scan, and its interval |",
+        "|---|---|---|---|---|---|" + "---|" * (len(LINE_COUNTS) + 1),
+    ]
+    for result in of_split:
+        *cells, at_end = (
+            " / ".join(f"{result['figures'][key][name]['mean']:.3f}" for name in FIGURES)
+            for key in [*map(str, LINE_COUNTS), "whole"]
+        )
+        whole = result["figures"]["whole"]
+        intervals = ", ".join("{:.3f}–{:.3f}".format(*whole[name]["interval"]) for name in FIGURES)
+        scans = " ".join(map(str, sorted(set(result["num_scans"].values()))))
+        seeds = " ".join(map(str, result["folds_by_seed"]))
+        folds = sorted({number for numbers in result["folds_by_seed"].values() for number in numbers})
+        lines.append(
+            f"| {result['model']} | {result['num_parameters']:,} | {result['epochs']:g} | "
+            f"{seeds} | {'–' if split == 'random' else f'{len(folds)} of {NUM_FOLDS}'} | {scans} | "
+            f"{' | '.join(cells)} | {at_end} ({intervals}) |"
+        )
+    if split == "random":
+        lines += [
+            f"| {name} | | | | | 648 |{' |' * len(LINE_COUNTS)} {accuracy:.3f} / {area:.3f} |"
+            for name, (accuracy, area) in PUBLISHED.items()
+        ]
+    return [*lines, ""]
+
+
+def report(results: list[dict[str, Any]], folder: Path) -> None:
+    """Writes the results as JSON, as tables, and as a figure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    differences = compare(results)
+    kept = [{name: value for name, value in result.items() if name != "resampled"} for result in results]
+    text = json.dumps({"results": kept, "differences": differences}, indent=1)
+    (folder / "accuracy.json").write_text(text + "\n", encoding="utf-8")
+    lines = [line for split in SPLITS for line in table_of(results, split)]
+    ahead = [entry for entry in differences if entry["lines"] in ("20", "whole")]
+    if ahead:
+        lines += ["### How far the first is ahead", "", "| split | of | lines | figure | ahead | interval |"]
+        lines += ["|---|---|---|---|---|---|"]
+        lines += [
+            f"| {entry['split']} | {entry['other']} | {entry['lines']} | {entry['figure'].replace('_', ' ')} | "
+            f"{entry['ahead']:+.3f} | {entry['interval'][0]:+.3f} to {entry['interval'][1]:+.3f} |"
+            for entry in ahead
+        ]
+    (folder / "accuracy.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    draw(results).savefig(folder / "accuracy.png", dpi=120)
+    console.print(Markdown("\n".join(lines)))
+    console.print(f"Written to {folder}/accuracy.json, .md and .png.")
+
+
+def draw(results: Sequence[dict[str, Any]]) -> Figure:
+    """Figures against lines: a row a split, a column a figure of merit."""
+    splits = [split for split in SPLITS if any(result["split"] == split for result in results)]
+    figure = Figure(figsize=(11, 4 * len(splits)), layout="constrained")
+    axes = figure.subplots(len(splits), len(FIGURES), squeeze=False)
+    for row, split in zip(axes, splits, strict=True):
+        for column, (axis, name) in enumerate(zip(row, FIGURES, strict=True)):
+            for result in (result for result in results if result["split"] == split):
+                values = [result["figures"][str(count)][name] for count in LINE_COUNTS]
+                means = [value["mean"] for value in values]
+                (line,) = axis.plot(LINE_COUNTS, means, marker="o", label=result["model"])
+                low, high = zip(*(value["interval"] for value in values), strict=True)
+                axis.fill_between(LINE_COUNTS, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+            if split == "random":
+                for published, style in zip(PUBLISHED, (":", "--"), strict=True):
+                    axis.axhline(PUBLISHED[published][column], color="grey", linestyle=style, label=published)
+            axis.set(xscale="log", xlabel="lines seen", ylabel=name.replace("_", " "), title=f"split: {split}")
+            axis.set_xticks(LINE_COUNTS, [str(count) for count in LINE_COUNTS], minor=False)
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize="small")
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", required=True, help="folder of a clone of SPM-Toolbox")
+    parser.add_argument("--work_dir", default="runs/accuracy", help="folder of the runs (runs/accuracy)")
+    parser.add_argument("--models", nargs="+", default=MODELS, help=f"recipes, ours first ({' '.join(MODELS)})")
+    parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS, help="(both)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=(42, 43, 44), help="seeds of the runs (42 43 44)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once (1)")
+    parser.add_argument("--report", action="store_true", help="run nothing, report what has been run")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results (benchmarks/results)")
+    parser.add_argument(
+        "--extra", nargs=argparse.REMAINDER, default=[], help="last: options for every run, as --num_train_epochs 20"
+    )
+    arguments = parser.parse_args(argv)
+    cells = plan(arguments)
+    failures: list[str] = []
+    if not arguments.report:
+        # folds first: what is stopped early then has whole seeds
+        runs = [run for seed in arguments.seeds for cell in cells for run in cell.runs[seed]]
+        failures = execute_all(runs, arguments.jobs, console)
+    results = [result for cell in cells if (result := collect(cell)) is not None]
+    if results:
+        report(results, arguments.results)
+    else:
+        failures.append("No run has ended: there is nothing to report.")
+    for failure in failures:
+        console.print(f"[red]{failure}[/red]", highlight=False)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,127 @@
+"""Runs of `run_classification.py` as processes of their own: many, some at once, none twice."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .run_folder import SUMMARY_FILE
+
+SCRIPT = Path(__file__).resolve().parents[1] / "run_classification.py"
+LAST_EPOCH = ("--eval_strategy", "no", "--no_load_best_model_at_end")  # nothing is chosen on what is then reported
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One run.
+
+    Attributes:
+        folder: that it writes.
+        arguments: of `run_classification.py`, without `--output_dir`.
+    """
+
+    folder: Path
+    arguments: tuple[str, ...]
+
+    @property
+    def log(self) -> Path:
+        """What it prints."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    def summary(self) -> dict[str, Any] | None:
+        """
+        How it ended, or `None` if it has not.
+
+        Raises:
+            ValueError: if the folder is of a run with other arguments.
+        """
+        asked = self.folder.with_name(f"{self.folder.name}.arguments.json")
+        if asked.is_file() and json.loads(asked.read_text(encoding="utf-8")) != list(self.arguments):
+            raise ValueError(
+                f"{self.folder}: was run with other arguments (see {asked.name}); choose another work_dir."
+            )
+        asked.parent.mkdir(parents=True, exist_ok=True)
+        asked.write_text(json.dumps(self.arguments), encoding="utf-8")
+        path = self.folder / SUMMARY_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def execute(self, environment: dict[str, str] | None = None) -> dict[str, Any]:
+        """
+        Runs it unless it has been, from its last checkpoint if there is one, and returns its summary.
+
+        Raises:
+            RuntimeError: if it fails; the message names its log.
+        """
+        summary = self.summary()
+        if summary is None:
+            command = [sys.executable, str(SCRIPT), "--output_dir", str(self.folder), *self.arguments]
+            if any(self.folder.glob("checkpoint-*/trainer_state.json")):
+                command += ["--resume_from_checkpoint", "true"]
+            else:
+                (self.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a run cut off before its first checkpoint
+            with self.log.open("a", encoding="utf-8") as log:
+                code = subprocess.run(
+                    command,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    check=False,
+                    env={**os.environ, **(environment or {})},
+                ).returncode
+            if code:
+                raise RuntimeError(f"{self.folder.name} ended with status {code}; see {self.log}.")
+            summary = self.summary()
+            assert summary is not None, f"{self.folder}: ended without {SUMMARY_FILE}"
+        return summary
+
+
+def execute_all(
+    runs: Sequence[Run], jobs: int, console: Console, done: Callable[[Run], None] = lambda run: None
+) -> list[str]:
+    """
+    Executes runs, `jobs` at once, each with its share of the cores, and the accelerators in turn.
+
+    Returns:
+        What failed, a sentence each; the other runs are carried out nevertheless.
+    """
+    slots: SimpleQueue[dict[str, str]] = SimpleQueue()
+    for environment in _environments(jobs):
+        slots.put(environment)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress, ThreadPoolExecutor(jobs) as pool:
+        task = progress.add_task("runs", total=len(runs))
+
+        def execute(run: Run) -> str | None:
+            environment = slots.get()
+            try:
+                run.execute(environment)
+                done(run)
+            except (RuntimeError, ValueError) as error:
+                return str(error)
+            finally:
+                slots.put(environment)
+                progress.advance(task)
+            return None
+
+        return [failure for failure in pool.map(execute, runs) if failure is not None]
+
+
+def _environments(jobs: int) -> Iterable[dict[str, str]]:
+    accelerators = torch.cuda.device_count()
+    for job in range(jobs):
+        environment = {}
+        if jobs > 1:
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+        if accelerators:
+            environment["CUDA_VISIBLE_DEVICES"] = str(job % accelerators)
+        yield environment

@@ -1,0 +1,93 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from benchmarks.accuracy import LINE_COUNTS, main
+from experiments.probabilities import Probabilities
+
+NAMES = np.array(["individual_atoms", "asymmetries_dimers", "rows", "generic_defect"])
+
+
+def verdicts(skill: float, fold: int, seed: int, num_scans: int = 80) -> Probabilities:
+    """What a model of some skill might say of the scans of a fold, better with more lines."""
+    scans = np.random.default_rng(fold)  # the same scans for all models
+    labels = scans.permutation(np.arange(num_scans) % 4)
+    rng = np.random.default_rng([seed, fold, int(100 * skill)])
+    ramp = np.linspace(0.3, 1, len(LINE_COUNTS) + 1)[:, None, None]
+    scores = np.exp(2 * skill * ramp * np.eye(4)[labels] + rng.standard_normal((len(ramp), num_scans, 4)))
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return Probabilities(
+        scan_ids=np.array([f"fold {fold} scan {number}" for number in range(num_scans)]),
+        groups=np.array([f"session {fold}.{number % 5}" for number in range(num_scans)]),
+        labels=labels,
+        label_names=NAMES,
+        line_counts=np.array(LINE_COUNTS),
+        by_lines=scores[:-1],
+        whole=scores[-1],
+    )
+
+
+def leave_run(folder, of: Probabilities) -> None:
+    folder.mkdir(parents=True)
+    of.save(folder)
+    (folder / "summary.json").write_text(json.dumps({"num_parameters": 1000, "epochs": 3, "machine": {"device": "x"}}))
+
+
+@pytest.fixture
+def command(tmp_path):
+    arguments = ["--data_dir", "nowhere", "--work_dir", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
+    return lambda *more: main([*arguments, "--report", "--models", "causal", "cnn", "--seeds", "1", "2", *more])
+
+
+def read(tmp_path) -> dict:
+    return json.loads((tmp_path / "results" / "accuracy.json").read_text())
+
+
+def test_folds_are_put_together_and_seeds_averaged(command, tmp_path):
+    for model, skill in (("causal", 2.0), ("cnn", 0.5)):
+        for seed in (1, 2):
+            for fold in range(5):
+                leave_run(tmp_path / "work" / model / f"sessions_seed{seed}_fold{fold}", verdicts(skill, fold, seed))
+    assert command("--splits", "sessions") == 0
+    results = read(tmp_path)["results"]
+    assert [result["model"] for result in results] == ["causal", "cnn"]
+    assert results[0]["num_scans"] == {"1": 400, "2": 400} and results[0]["num_sessions"] == 25
+    expected = []
+    for seed in (1, 2):
+        parts = [verdicts(2.0, fold, seed) for fold in range(5)]
+        labels, at_20 = np.concatenate([p.labels for p in parts]), np.concatenate([p.by_lines[2] for p in parts])
+        areas = roc_auc_score(labels, at_20, multi_class="ovr")
+        expected.append((balanced_accuracy_score(labels, at_20.argmax(axis=1)), areas))
+    for column, name in enumerate(("balanced_accuracy", "auroc")):
+        figure = results[0]["figures"]["20"][name]
+        np.testing.assert_allclose(figure["by_seed"], [pair[column] for pair in expected], atol=1e-6)
+        assert figure["interval"][0] < figure["mean"] < figure["interval"][1]
+    ahead = [entry for entry in read(tmp_path)["differences"] if entry["lines"] == "20"]
+    assert all(entry["interval"][0] > 0 and entry["other"] == "cnn" for entry in ahead) and len(ahead) == 2
+    table = (tmp_path / "results" / "accuracy.md").read_text()
+    assert f"{np.mean([pair[0] for pair in expected]):.3f} / " in table
+    assert (tmp_path / "results" / "accuracy.png").stat().st_size > 10_000
+
+
+def test_models_with_other_folds_are_not_compared(command, tmp_path):
+    for model, folds in (("causal", 2), ("cnn", 1)):
+        for fold in range(folds):
+            leave_run(tmp_path / "work" / model / f"sessions_seed1_fold{fold}", verdicts(1.0, fold, 1))
+    assert command("--splits", "sessions") == 0
+    assert read(tmp_path)["differences"] == []
+    table = (tmp_path / "results" / "accuracy.md").read_text()
+    assert "| 2 of 5 | 160 |" in table and "| 1 of 5 | 80 |" in table
+
+
+def test_published_figures_stand_beside_the_random_split_only(command, tmp_path):
+    leave_run(tmp_path / "work" / "causal" / "random_seed1", verdicts(1.0, 0, 1))
+    assert command() == 0
+    table = (tmp_path / "results" / "accuracy.md").read_text()
+    assert "published LRCN" in table and "sessions" not in table
+
+
+def test_nothing_to_report(command, capsys):
+    assert command() == 1
+    assert "nothing to report" in capsys.readouterr().out
