@@ -41,10 +41,21 @@ from configuration import (
     resolved_recipe,
 )
 from configuration.arguments import MODEL_CONFIGS
-from data_scripts.scan_dataset import ScanDataset, collate_batch
+from data_scripts.scan_dataset import ScanDataset
 from data_scripts.source import read_folder
 from experiments.card import write_card
 from experiments.data import Data, find_split_file, load_data
+from experiments.library_models import (
+    check_images,
+    find_collator,
+    find_loss,
+    is_of_library,
+    load_library_processor,
+    new_library_config,
+    new_library_processor,
+    read_weights,
+    set_loss_entries,
+)
 from experiments.run_folder import METRICS_FILE, SPLIT_FILE, machine, write_recipe, write_summary
 from experiments.scoring import TipStateScorer, score_part, split_outputs
 from experiments.trainer import ScanlineTrainer
@@ -85,22 +96,35 @@ def build_model(arguments: ModelArguments, data_arguments: DataArguments, data: 
     if arguments.model_name_or_path is None:
         if data is None:
             raise ConfigurationError("nothing to apply: give --model_name_or_path, the folder of a run.")
+        changes["class_weights"] = data.class_weights
+        config_class = arguments.config_class()
+        if arguments.model not in MODEL_CONFIGS:
+            config = new_library_config(config_class, changes, data_arguments)
+            model = AutoModelForImageClassification.from_config(config)
+            processor = new_library_processor(config, data_arguments)
+            check_images(model, processor)
+            return model, processor
         changes.setdefault("max_lines", data_arguments.max_lines)
         changes["pixels_per_line"] = data_arguments.pixels_per_line
-        changes["class_weights"] = data.class_weights
-        config = MODEL_CONFIGS[arguments.model](**changes)
-        model = AutoModelForImageClassification.from_config(config)
+        model = AutoModelForImageClassification.from_config(config_class(**changes))
         processor = ScanlineImageProcessor(
             pixels_per_line=data_arguments.pixels_per_line, normalization=data_arguments.normalization
         )
         return model, processor
     source = arguments.model_name_or_path
     saved: Any = AutoConfig.from_pretrained(source)
-    if not isinstance(saved, ScanlineConfig):
-        raise ConfigurationError(f"{source}: holds a model of type {saved.model_type!r}, not one of Scanline's.")
-    processor = AutoImageProcessor.from_pretrained(source)
+    of_library = is_of_library(saved)
+    if not of_library and not isinstance(saved, ScanlineConfig):
+        raise ConfigurationError(
+            f"{source}: holds a model of type {saved.model_type!r}, neither one of Scanline's nor an image classifier "
+            "of the library."
+        )
+    if of_library:
+        processor = load_library_processor(source, saved, data_arguments)
+    else:
+        processor = AutoImageProcessor.from_pretrained(source)
     if data is not None:
-        for name in ("pixels_per_line", "normalization"):
+        for name in ("pixels_per_line", "normalization", *(["max_lines"] if of_library else [])):
             if getattr(processor, name) != getattr(data_arguments, name):
                 raise ConfigurationError(
                     f"{source}: was trained with {name}={getattr(processor, name)}, got "
@@ -110,7 +134,13 @@ def build_model(arguments: ModelArguments, data_arguments: DataArguments, data: 
         changes.pop("id2label"), changes.pop("label2id")
     if data is not None:
         changes["class_weights"] = data.class_weights
-    model = AutoModelForImageClassification.from_pretrained(source, ignore_mismatched_sizes=True, **changes)
+    if not of_library:
+        model = AutoModelForImageClassification.from_pretrained(source, ignore_mismatched_sizes=True, **changes)
+        return model, processor
+    config = AutoConfig.from_pretrained(source, **changes)
+    set_loss_entries(config, changes)
+    model = AutoModelForImageClassification.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
+    check_images(model, processor)
     return model, processor
 
 
@@ -137,8 +167,11 @@ def find_checkpoint(training_arguments: ScanlineTrainingArguments) -> str | None
 
 def check_checkpoint(checkpoint: str, model: Any) -> None:
     """Raises [`ConfigurationError`] for a checkpoint of another model: the Trainer would half load it in silence."""
-    with safe_open(Path(checkpoint) / SAFE_WEIGHTS_NAME, framework="pt") as weights:
-        saved = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    if is_of_library(model.config):
+        saved = {name: list(weight.shape) for name, weight in read_weights(checkpoint).items()}
+    else:
+        with safe_open(Path(checkpoint) / SAFE_WEIGHTS_NAME, framework="pt") as weights:
+            saved = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
     expected = {name: list(weight.shape) for name, weight in model.state_dict().items()}
     if saved != expected:
         names = saved.keys() | expected.keys()
@@ -258,18 +291,20 @@ def run(
     with explained("model"):
         model, processor = build_model(model_arguments, data_arguments, data)
 
-    if data is None:
-        training_arguments.eval_strategy = IntervalStrategy.NO  # there is nothing to validate on
+    validation = data.parts.get("validation") if data else None
+    if validation is None:  # no epoch is better than another that anyone could tell
+        training_arguments.eval_strategy, training_arguments.load_best_model_at_end = IntervalStrategy.NO, False
     trainer = ScanlineTrainer(
         model=model,
         args=training_arguments,
-        data_collator=collate_batch,
+        data_collator=find_collator(processor),
+        compute_loss_func=find_loss(model.config),
         train_dataset=data.parts["train"] if data else None,
-        eval_dataset=data.parts["validation"] if data else None,
+        eval_dataset=validation,
         processing_class=processor,
         compute_metrics=(
-            TipStateScorer(data.parts["validation"], data.label_names, training_arguments.eval_line_counts)
-            if data
+            TipStateScorer(validation, data.label_names, training_arguments.eval_line_counts)
+            if data is not None and validation is not None
             else None
         ),
     )
@@ -321,12 +356,15 @@ def run(
         if data_arguments.predict_dir is not None:
             with explained("predict_dir"):
                 scan_ids, lines = read_folder(
-                    data_arguments.predict_dir, processor.pixels_per_line, data_arguments.max_lines
+                    data_arguments.predict_dir,
+                    processor.pixels_per_line,
+                    processor.max_lines or data_arguments.max_lines,
                 )
             dataset, true = ScanDataset(lines, None, processor.normalization), None
         else:
-            assert data is not None
-            dataset, scan_ids = data.parts["validation"], data.scan_ids["validation"]
+            if data is None or validation is None:
+                raise ConfigurationError("predict_dir: with split=all there is no validation part, give a folder.")
+            dataset, scan_ids = validation, data.scan_ids["validation"]
             true = dataset.labels.numpy()  # type: ignore[union-attr]
         names = [model.config.id2label[label] for label in range(model.config.num_labels)]
         predict(trainer, dataset, scan_ids, names, true, folder)

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.intervals import FIGURES, interval, session_weights
+from experiments.intervals import FIGURES, figures_by_lines, interval
 from experiments.launch import LAST_EPOCH, Run, execute_all
 from experiments.probabilities import Probabilities
 
@@ -36,7 +36,6 @@ MODELS = ("causal", "lrcn", "cnn", "cnn_padding", "vit", "library_vit", "library
 SPLITS = ("random", "sessions")
 NUM_FOLDS = 5
 LINE_COUNTS = (5, 10, 20, 40, 64, 128)
-NUM_RESAMPLES = 1000
 # Gordon et al. 2020, random split, whole scans: (balanced accuracy, AUROC)
 PUBLISHED = {"published CNN": (0.856, 0.963), "published LRCN": (0.847, 0.960)}
 console = Console()
@@ -88,28 +87,7 @@ def collect(cell: Cell) -> dict[str, Any] | None:
             summary = json.loads((ended[0][1].folder / "summary.json").read_text(encoding="utf-8"))
     if summary is None:
         return None
-    groups = np.unique(np.concatenate([verdict.groups for verdict in verdicts.values()]))
-    drawn = session_weights(groups, NUM_RESAMPLES)
-    figures: dict[str, dict[str, Any]] = {}
-    resampled: dict[str, dict[str, np.ndarray]] = {}
-    for index, count in enumerate([*LINE_COUNTS, None]):
-        key = "whole" if count is None else str(count)
-        values: dict[str, list[np.ndarray]] = {name: [] for name in FIGURES}
-        for verdict in verdicts.values():
-            probabilities = verdict.whole if count is None else verdict.by_lines[index]
-            weights = np.vstack([np.ones(len(verdict.groups)), drawn[:, np.searchsorted(groups, verdict.groups)]])
-            for name, figure in FIGURES.items():
-                values[name].append(figure(probabilities, verdict.labels, weights))
-        means = {name: np.mean(of_seeds, axis=0) for name, of_seeds in values.items()}
-        resampled[key] = {name: mean[1:] for name, mean in means.items()}
-        figures[key] = {
-            name: {
-                "mean": float(mean[0]),
-                "by_seed": [float(of_seed[0]) for of_seed in values[name]],
-                "interval": interval(mean[1:]),
-            }
-            for name, mean in means.items()
-        }
+    figures, resampled = figures_by_lines(list(verdicts.values()))
     return {
         "model": cell.model,
         "split": cell.split,
@@ -117,7 +95,7 @@ def collect(cell: Cell) -> dict[str, Any] | None:
         "epochs": summary["epochs"],
         "folds_by_seed": folds,
         "num_scans": {seed: len(verdict.labels) for seed, verdict in verdicts.items()},
-        "num_sessions": len(groups),
+        "num_sessions": len(np.unique(np.concatenate([verdict.groups for verdict in verdicts.values()]))),
         "machine": summary["machine"],
         "figures": figures,
         "resampled": resampled,

@@ -1,6 +1,13 @@
 """What a run is: its arguments, its recipes, and the model configurations, handed on from `modeling_scanline`."""
 
-from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineViTConfig
+from modeling_scanline import (
+    ScanlineCausalConfig,
+    ScanlineCNNConfig,
+    ScanlineConfig,
+    ScanlineLRCNConfig,
+    ScanlineTransformerConfig,
+    ScanlineViTConfig,
+)
 
 from .arguments import (
     RECIPES,
@@ -17,9 +24,12 @@ __all__ = [
     "ConfigurationError",
     "DataArguments",
     "ModelArguments",
+    "ScanlineCNNConfig",
     "ScanlineCausalConfig",
     "ScanlineConfig",
+    "ScanlineLRCNConfig",
     "ScanlineTrainingArguments",
+    "ScanlineTransformerConfig",
     "ScanlineViTConfig",
     "parse_arguments",
     "resolved_recipe",

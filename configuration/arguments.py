@@ -12,16 +12,24 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import CONFIG_MAPPING, HfArgumentParser, TrainingArguments
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from data_scripts.augmentation import Augmentation
 from data_scripts.labels import LABEL_POLICIES
 from data_scripts.source import ScanSource
 from data_scripts.splits import SPLIT_METHODS
-from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineViTConfig
+from modeling_scanline import ScanlineCausalConfig, ScanlineCNNConfig, ScanlineLRCNConfig, ScanlineViTConfig
 
 RECIPES = Path(__file__).parent / "recipes"
-MODEL_CONFIGS = {"causal": ScanlineCausalConfig, "vit": ScanlineViTConfig}
+MODEL_CONFIGS = {
+    "causal": ScanlineCausalConfig,
+    "vit": ScanlineViTConfig,
+    "cnn": ScanlineCNNConfig,
+    "lrcn": ScanlineLRCNConfig,
+}
+LIBRARY_PREFIX = "transformers:"
+LOSS_ENTRIES = ("class_weights", "label_smoothing")  # what the project's loss reads from a configuration
 SCHEDULES = ("constant_with_warmup", "cosine", "reduce_lr_on_plateau")
 
 DESCRIPTION = """Trains, evaluates and applies models of the state of an STM tip.
@@ -32,6 +40,8 @@ Every option can stand in a recipe (a flat YAML file, see configuration/recipes)
   train on labelled real scans   accelerate launch run_classification.py --config configuration/recipes/causal.yaml \\
                                    --dataset hsi100 --data_dir path/to/SPM-Toolbox
   train on your own scans        ... --dataset folder --data_dir scans/   (one folder a class; .sxm, .Z_mtrx, .png ...)
+  compare with a published CNN   ... --config configuration/recipes/cnn.yaml
+  compare with the library's     ... --model transformers:convnext --config_overrides '{"num_channels": 1}'
   change a hyper-parameter       ... --learning_rate 3e-4 --config_overrides '{"num_hidden_layers": 4}'
   go on after a stop             ... --output_dir runs/20261123_101500 --resume_from_checkpoint true
   evaluate a run                 python run_classification.py --do_eval --model_name_or_path runs/20261123_101500
@@ -51,7 +61,10 @@ class ModelArguments:
 
     model: str = field(
         default="causal",
-        metadata={"help": f"Which model to build: {', '.join(MODEL_CONFIGS)}.", "choices": list(MODEL_CONFIGS)},
+        metadata={
+            "help": f"Which model to build: {', '.join(MODEL_CONFIGS)}, or, by its type, an image classifier of the "
+            f"library, such as {LIBRARY_PREFIX}vit or {LIBRARY_PREFIX}convnext."
+        },
     )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Folder of a run, or Hub repository, whose weights to start from or to apply."}
@@ -70,10 +83,31 @@ class ModelArguments:
         self.config_overrides = self.config_overrides or {}
         if not isinstance(self.config_overrides, dict):
             raise ConfigurationError(f"config_overrides must map names to values, got {self.config_overrides!r}.")
-        known = {entry.name for entry in fields(MODEL_CONFIGS.get(self.model, ScanlineConfig))}
+        known = {entry.name for entry in fields(self.config_class())} | set(LOSS_ENTRIES)
         for name in self.config_overrides:
             if name not in known:
                 raise ConfigurationError(f"config_overrides: {_unknown(name, known)}")
+
+    def config_class(self) -> type[Any]:
+        """
+        Class of the configuration that `model` names.
+
+        Raises:
+            ConfigurationError: if there is no such model.
+        """
+        if self.model in MODEL_CONFIGS:
+            return MODEL_CONFIGS[self.model]
+        model_type = self.model.removeprefix(LIBRARY_PREFIX)
+        if model_type == self.model:
+            raise ConfigurationError(
+                f"model must be one of {', '.join(MODEL_CONFIGS)}, or {LIBRARY_PREFIX} and an image classifier of the "
+                f"library, got {self.model!r}."
+            )
+        if model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+            raise ConfigurationError(
+                f"model: {_unknown(model_type, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, 'image classifier')}"
+            )
+        return CONFIG_MAPPING[model_type]
 
 
 @dataclass
@@ -109,7 +143,7 @@ class DataArguments(ScanSource):
         default="sessions",
         metadata={
             "help": "sessions: whole sessions of the microscope are held out. random: single scans are, so "
-            "that neighbours of a validation scan are trained on.",
+            "that neighbours of a validation scan are trained on. all: nothing is, for weights to ship.",
             "choices": list(SPLIT_METHODS),
         },
     )
@@ -283,9 +317,9 @@ def new_run_name() -> str:
     return f"{name}_j{job}" if job else name
 
 
-def _unknown(name: str, known: Any) -> str:
+def _unknown(name: str, known: Any, kind: str = "option") -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f"there is no option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ".")
+    return f"there is no {kind} {name!r}" + (f"; did you mean {close[0]!r}?" if close else ".")
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
-SPLIT_METHODS = ("sessions", "random")
+SPLIT_METHODS = ("sessions", "random", "all")
 NUM_SHUFFLES = 20
 UNKNOWN = "?"  # begins the group of a scan whose session nobody knows
 
@@ -22,7 +22,7 @@ class Split:
     A split of a dataset, as it is written beside a run.
 
     Attributes:
-        method: `"sessions"` or `"random"`.
+        method: `"sessions"`, `"random"` or `"all"`.
         seed: that made it.
         dataset: name of the dataset.
         parts: scan ids by part: `train`, `validation` and, where one was asked for, `test`.
@@ -146,7 +146,8 @@ def split_indices(
         labels: class indices `[num_scans]`.
         sessions: session of each scan.
         method: `"sessions"` keeps every session on one side, with classes as even as sessions allow; `"random"` is
-            by scan, stratified: scans of one session, often of one spot, then stand on both sides.
+            by scan, stratified: scans of one session, often of one spot, then stand on both sides. `"all"` trains on
+            every scan and leaves none to validate on: for weights to ship, whose figures come from elsewhere.
         validation_fraction: share of the scans to validate on.
         test_fraction: share of the scans to keep for one last test.
         seed: of the shuffle.
@@ -178,6 +179,8 @@ def split_indices(
 
     session_names = np.asarray(sessions)
     rest = np.arange(len(labels))
+    if method == "all":
+        return {"train": rest}
     parts: dict[str, np.ndarray] = {}
     if num_folds:
         held_out = find_folds(labels, session_names, method, num_folds, seed) == fold

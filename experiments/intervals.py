@@ -1,10 +1,14 @@
 """Figures of merit with intervals that respect sessions: scans of one session are not independent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from .probabilities import Probabilities
+
 LEVEL = 0.95
+NUM_RESAMPLES = 1000
 
 
 def session_weights(groups: np.ndarray, num_resamples: int, seed: int = 0) -> np.ndarray:
@@ -73,3 +77,40 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of resampled values `[num_resamples]`."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def figures_by_lines(verdicts: Sequence[Probabilities]) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """
+    Figures of the verdicts of several seeds after each number of lines, with intervals over sessions.
+
+    Args:
+        verdicts: of each seed, all with the same line counts.
+
+    Returns:
+        By line count and `"whole"`, and by figure: `mean`, `by_seed` and `interval`; and the resampled means
+        `[NUM_RESAMPLES]`, for differences: all calls that see the same sessions draw the same ones.
+    """
+    groups = np.unique(np.concatenate([verdict.groups for verdict in verdicts]))
+    drawn = session_weights(groups, NUM_RESAMPLES)
+    figures: dict[str, Any] = {}
+    resampled: dict[str, dict[str, np.ndarray]] = {}
+    for index, key in enumerate([*map(str, verdicts[0].line_counts), "whole"]):
+        values: dict[str, list[np.ndarray]] = {name: [] for name in FIGURES}
+        for verdict in verdicts:
+            probabilities = verdict.whole if key == "whole" else verdict.by_lines[index]
+            # no verdict yet is no better than a guess
+            probabilities = np.nan_to_num(probabilities, nan=1 / probabilities.shape[-1])
+            weights = np.vstack([np.ones(len(verdict.groups)), drawn[:, np.searchsorted(groups, verdict.groups)]])
+            for name, figure in FIGURES.items():
+                values[name].append(figure(probabilities, verdict.labels, weights))
+        means = {name: np.mean(of_seeds, axis=0) for name, of_seeds in values.items()}
+        resampled[key] = {name: mean[1:] for name, mean in means.items()}
+        figures[key] = {
+            name: {
+                "mean": float(mean[0]),
+                "by_seed": [float(of_seed[0]) for of_seed in values[name]],
+                "interval": interval(mean[1:]),
+            }
+            for name, mean in means.items()
+        }
+    return figures, resampled

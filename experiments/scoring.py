@@ -29,6 +29,11 @@ def split_outputs(predictions: Any) -> tuple[np.ndarray, np.ndarray | None]:
     return predictions if isinstance(predictions, tuple) else (np.asarray(predictions), None)
 
 
+def load_metric() -> evaluate.EvaluationModule:
+    """The metric `tip_state`; in memory, for several processes would fight over one cache file."""
+    return evaluate.load(str(TIP_STATE_METRIC), keep_in_memory=True)
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities over the last axis, in float64; NaN stays NaN."""
     logits = logits.astype(np.float64)
@@ -51,8 +56,7 @@ class TipStateScorer:
         self.label_names = list(label_names)
         longest = dataset.lines.shape[1]
         self.line_counts = [count for count in sorted(line_counts) if count <= longest]
-        # in memory: several processes would fight over one cache file
-        self.metric = evaluate.load(str(TIP_STATE_METRIC), keep_in_memory=True)
+        self.metric = load_metric()
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         """All figures of `logits` `[num_scans, num_labels]`; classes without a scan are left out of averages."""

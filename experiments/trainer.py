@@ -12,6 +12,7 @@ from transformers.trainer_callback import EarlyStoppingCallback, ExportableState
 from configuration import ScanlineTrainingArguments
 from data_scripts.scan_dataset import ScanDataset
 
+from .library_models import is_of_library, read_weights
 from .run_folder import append_metrics, forget_metrics_after
 from .schedules import WarmupReduceLROnPlateau, warmup_then
 
@@ -98,7 +99,8 @@ class ScanlineTrainer(Trainer):
 
     Adds to the library's: warmup from `warmup_start_lr` over `warmup_epochs` before any schedule; accuracy and loss
     of the training scans, the share of time spent waiting for data, and the gap to validation; one line of
-    `metrics.jsonl` for each validation. The loss is the model's own (see `tip_state_loss`).
+    `metrics.jsonl` for each validation. The loss is the model's own (see `tip_state_loss`), or the same through
+    `compute_loss_func` for models of the library.
     """
 
     args: ScanlineTrainingArguments
@@ -148,6 +150,25 @@ class ScanlineTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    @property
+    def _reads_weights_itself(self) -> bool:
+        """Whether the library's own way of loading a checkpoint would lose weights, see [`read_weights`]."""
+        model: Any = self.model
+        return is_of_library(model.config) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if self._reads_weights_itself:
+            target: Any = self.model if model is None else model
+            target.load_state_dict(read_weights(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._reads_weights_itself:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        else:
+            super()._load_best_model()
+
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Times how long training waits for data."""
         start = time.perf_counter()
@@ -156,10 +177,11 @@ class ScanlineTrainer(Trainer):
         return samples
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The model's loss; counts what the training scans give on the way."""
+        """The model's loss, or `compute_loss_func`; counts what the training scans give on the way."""
+        labels = inputs.get("labels")
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
-            self.record.add(outputs["logits"].detach(), inputs["labels"], loss.detach())
+            self.record.add(outputs["logits"].detach(), labels, loss.detach())
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -8,20 +8,26 @@ Importing this package registers them, so that `AutoConfig`, `AutoModel`, `AutoM
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # up to 5.17 hidden without torchvision
 
-from .configuration_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineViTConfig
-from .image_processing_scanline import ScanlineImageProcessor, normalize_lines, resample_lines
-from .layers_scanline import tip_state_loss
-from .modeling_scanline_causal import (
-    ScanlineCache,
-    ScanlineCausalForImageClassification,
-    ScanlineCausalModel,
-    ScanlineCausalOutput,
+from .configuration_scanline import (
+    ScanlineCausalConfig,
+    ScanlineCNNConfig,
+    ScanlineConfig,
+    ScanlineLRCNConfig,
+    ScanlineTransformerConfig,
+    ScanlineViTConfig,
 )
+from .image_processing_scanline import ScanlineImageProcessor, as_images, normalize_lines, resample_lines
+from .layers_scanline import ScanlineCausalOutput, line_loss_weights, tip_state_loss
+from .modeling_scanline_causal import ScanlineCache, ScanlineCausalForImageClassification, ScanlineCausalModel
+from .modeling_scanline_cnn import ScanlineCNNForImageClassification, ScanlineCNNModel
+from .modeling_scanline_lrcn import ScanlineLRCNForImageClassification, ScanlineLRCNModel
 from .modeling_scanline_vit import ScanlineViTForImageClassification, ScanlineViTModel
 
 for _config, _model, _classifier in (
     (ScanlineViTConfig, ScanlineViTModel, ScanlineViTForImageClassification),
     (ScanlineCausalConfig, ScanlineCausalModel, ScanlineCausalForImageClassification),
+    (ScanlineCNNConfig, ScanlineCNNModel, ScanlineCNNForImageClassification),
+    (ScanlineLRCNConfig, ScanlineLRCNModel, ScanlineLRCNForImageClassification),
 ):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
@@ -33,6 +39,9 @@ for _config, _model, _classifier in (
 ScanlineImageProcessor.register_for_auto_class()
 
 __all__ = [
+    "ScanlineCNNConfig",
+    "ScanlineCNNForImageClassification",
+    "ScanlineCNNModel",
     "ScanlineCache",
     "ScanlineCausalConfig",
     "ScanlineCausalForImageClassification",
@@ -40,9 +49,15 @@ __all__ = [
     "ScanlineCausalOutput",
     "ScanlineConfig",
     "ScanlineImageProcessor",
+    "ScanlineLRCNConfig",
+    "ScanlineLRCNForImageClassification",
+    "ScanlineLRCNModel",
+    "ScanlineTransformerConfig",
     "ScanlineViTConfig",
     "ScanlineViTForImageClassification",
     "ScanlineViTModel",
+    "as_images",
+    "line_loss_weights",
     "normalize_lines",
     "resample_lines",
     "tip_state_loss",

@@ -17,11 +17,13 @@ class ScanlineImageProcessorKwargs(ImagesKwargs, total=False):
     pixels_per_line (`int`): width of a model line.
     normalization (`str`): `"line"`, `"global"` or `"none"`.
     max_lines (`int`): keep the first lines only.
+    num_channels (`int`): make images of so many equal channels and `max_lines` lines, in place of lines and a mask.
     """
 
     pixels_per_line: int | None
     normalization: str | None
     max_lines: int | None
+    num_channels: int | None
 
 
 def num_model_lines(num_lines: int, width: int, pixels_per_line: int) -> int:
@@ -106,6 +108,36 @@ def normalize_lines(lines: torch.Tensor, normalization: str) -> tuple[torch.Tens
     return values, measured.any(dim=-1).long()
 
 
+def as_images(
+    pixel_values: torch.Tensor, attention_mask: torch.Tensor | None, max_lines: int, num_channels: int = 1
+) -> torch.Tensor:
+    """
+    Makes images of one size from scans of any number of lines, for models that know nothing of lines.
+
+    Args:
+        pixel_values: `[batch, lines, pixels_per_line]`.
+        attention_mask: `[batch, lines]`, 1 where a line was measured; `None` if all were.
+        max_lines: height of the images.
+        num_channels: number of channels, all the same.
+
+    Returns:
+        `[batch, num_channels, max_lines, pixels_per_line]`, zero where nothing was measured and beyond the last line.
+
+    Raises:
+        ValueError: for more lines than `max_lines`.
+    """
+    num_lines = pixel_values.shape[1]
+    if num_lines > max_lines:
+        raise ValueError(
+            f"This model was built for at most max_lines={max_lines} lines, got {num_lines}: cut the scan, or use a "
+            "causal model, which has no limit."
+        )
+    if attention_mask is not None:
+        pixel_values = pixel_values.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
+    images = torch.nn.functional.pad(pixel_values, (0, 0, 0, max_lines - num_lines)).unsqueeze(1)
+    return images.expand(-1, num_channels, -1, -1)
+
+
 def heights_from_colours(image: np.ndarray) -> np.ndarray:
     """
     Heights of a coloured picture of a scan, `[lines, pixels, 3 or 4]` to `[lines, pixels]`.
@@ -138,6 +170,9 @@ class ScanlineImageProcessor(PilBackend):
             See [`normalize_lines`].
         max_lines (`int`, *optional*):
             Keep the first lines of longer scans only.
+        num_channels (`int`, *optional*):
+            For image models of the library, which know no lines: makes images `[batch, num_channels, max_lines,
+            pixels_per_line]`, zero where nothing was measured, and no mask. Needs `max_lines`.
     """
 
     model_input_names = ["pixel_values", "attention_mask"]
@@ -145,6 +180,7 @@ class ScanlineImageProcessor(PilBackend):
     pixels_per_line = 128
     normalization = "line"
     max_lines = None
+    num_channels = None
 
     def __init__(self, **kwargs: Unpack[ScanlineImageProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]  # the library takes what valid_kwargs names, undeclared
@@ -183,14 +219,18 @@ class ScanlineImageProcessor(PilBackend):
         pixels_per_line: int,
         normalization: str,
         max_lines: int | None,
+        num_channels: int | None = None,
         return_tensors: str | TensorType | None = None,
         **kwargs,
     ) -> BatchFeature:
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}.")
-        for name, number in (("pixels_per_line", pixels_per_line), ("max_lines", max_lines)):
+        sizes = {"pixels_per_line": pixels_per_line, "max_lines": max_lines, "num_channels": num_channels}
+        for name, number in sizes.items():
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}.")
+        if num_channels is not None and max_lines is None:
+            raise ValueError(f"num_channels={num_channels} makes images, whose height max_lines must be given too.")
         if not images:
             raise ValueError("Expected at least one image, got none.")
         by_shape: dict[tuple[int, ...], list[int]] = {}
@@ -207,9 +247,11 @@ class ScanlineImageProcessor(PilBackend):
             "pixel_values": torch.nn.utils.rnn.pad_sequence(values, batch_first=True),
             "attention_mask": torch.nn.utils.rnn.pad_sequence(masks, batch_first=True),
         }
+        if num_channels is not None and max_lines is not None:
+            data = {"pixel_values": as_images(**data, max_lines=max_lines, num_channels=num_channels).contiguous()}
         if return_tensors not in ("pt", TensorType.PYTORCH):
             data = {name: tensor.numpy() for name, tensor in data.items()}
         return BatchFeature(data=data, tensor_type=return_tensors)
 
 
-__all__ = ["ScanlineImageProcessor", "ScanlineImageProcessorKwargs", "normalize_lines", "resample_lines"]
+__all__ = ["ScanlineImageProcessor", "ScanlineImageProcessorKwargs", "as_images", "normalize_lines", "resample_lines"]

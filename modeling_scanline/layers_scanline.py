@@ -1,16 +1,25 @@
-"""What the Scanline models share: attention, feed-forward network, layer, and the loss."""
+"""What the Scanline models share: transformer layers, blocks of convolutions, the verdict at a line, the loss."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
 
-from .configuration_scanline import ScanlineConfig
+from .configuration_scanline import (
+    ScanlineCausalConfig,
+    ScanlineConfig,
+    ScanlineConvolutionalConfig,
+    ScanlineLRCNConfig,
+    ScanlineTransformerConfig,
+)
 
 
 def eager_attention_forward(
@@ -41,7 +50,7 @@ def rotate_half(hidden_states: torch.Tensor) -> torch.Tensor:
 class ScanlineAttention(nn.Module):
     """Multi-head self-attention over scanlines, through the library's attention interface."""
 
-    def __init__(self, config: ScanlineConfig, layer_idx: int, is_causal: bool):
+    def __init__(self, config: ScanlineTransformerConfig, layer_idx: int, is_causal: bool):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
@@ -97,7 +106,7 @@ class ScanlineAttention(nn.Module):
 class ScanlineMLP(nn.Module):
     """The feed-forward network of a layer."""
 
-    def __init__(self, config: ScanlineConfig):
+    def __init__(self, config: ScanlineTransformerConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
@@ -110,7 +119,7 @@ class ScanlineMLP(nn.Module):
 class ScanlineLayer(GradientCheckpointingLayer):
     """A pre-norm transformer layer, `[batch, lines, hidden]` to the same."""
 
-    def __init__(self, config: ScanlineConfig, layer_idx: int, is_causal: bool):
+    def __init__(self, config: ScanlineTransformerConfig, layer_idx: int, is_causal: bool):
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = ScanlineAttention(config, layer_idx, is_causal)
@@ -138,21 +147,99 @@ class ScanlineLayer(GradientCheckpointingLayer):
 
 
 class ScanlinePreTrainedModel(PreTrainedModel):
-    """Loading, saving and the capabilities that all Scanline models have."""
+    """Loading, saving, initialization and the capabilities that all Scanline models have."""
 
     config_class = ScanlineConfig
     base_model_prefix = "scanline"
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            # weights of 0.02 would let nothing through several convolutions without normalization between them
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+class ScanlineTransformerPreTrainedModel(ScanlinePreTrainedModel):
+    """The capabilities of the transformers."""
+
+    config_class = ScanlineTransformerConfig
     _no_split_modules = ["ScanlineLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ScanlineLayer, "attentions": ScanlineAttention}
+
+
+class ScanlineConvolutionBlock(GradientCheckpointingLayer):
+    """
+    Two convolutions, each with its activation, and a max-pooling of 2 x 2.
+
+    The first convolution of the first block has 7 x 7 weights and stride 2, all others have 3 x 3.
+    """
+
+    def __init__(self, config: ScanlineConvolutionalConfig, block_idx: int):
+        super().__init__()
+        in_channels = config.conv_channels[block_idx - 1] if block_idx else 1
+        out_channels = config.conv_channels[block_idx]
+        size, stride = (3, 1) if block_idx else (7, 2)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """`[batch, in, height, width]` to `[batch, out, height / 2, width / 2]`; in the first block, a quarter."""
+        features = self.activation(self.conv2(self.activation(self.conv1(features))))
+        return nn.functional.max_pool2d(features, kernel_size=2)
+
+
+class ScanlineConvolutions(nn.Module):
+    """The blocks of the published networks, `[batch, 1, lines, pixels]` to `[batch, channels, height, width]`."""
+
+    def __init__(self, config: ScanlineConvolutionalConfig):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ScanlineConvolutionBlock(config, block_idx) for block_idx in range(len(config.conv_channels))
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            features = block(features)
+        return features
+
+
+class ScanlineConvolutionalPreTrainedModel(ScanlinePreTrainedModel):
+    """The capabilities of the published networks."""
+
+    config_class = ScanlineConvolutionalConfig
+    _no_split_modules = ["ScanlineConvolutionBlock"]
+    _can_record_outputs = {"hidden_states": ScanlineConvolutionBlock}
+
+
+@dataclass
+class ScanlineCausalOutput(ModelOutput):
+    """
+    Args:
+        loss: where labels were given, a scalar.
+        logits: `[batch, num_labels]`, at the last measured line.
+        line_logits: `[batch, lines, num_labels]`, after every line; meaningless at unmeasured ones.
+        past_key_values: to go on from here, where `use_cache` was set.
+        hidden_states: one `[batch, lines, hidden]` a layer and the tokens, where `output_hidden_states` was set.
+        attentions: one `[batch, heads, lines, lines]` a layer, where `output_attentions` was set (eager attention).
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    line_logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def check_pixel_values(pixel_values: torch.Tensor, attention_mask: torch.Tensor | None, pixels_per_line: int) -> None:
@@ -167,6 +254,13 @@ def check_pixel_values(pixel_values: torch.Tensor, attention_mask: torch.Tensor 
             f"Expected an attention_mask of shape {list(pixel_values.shape[:2])}, one entry a line of pixel_values, "
             f"got {list(attention_mask.shape)}."
         )
+
+
+def blank_unmeasured(pixel_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Zeros in the unmeasured lines of `pixel_values`: what they hold must not matter, be it NaN."""
+    if attention_mask is None:
+        return pixel_values
+    return pixel_values.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
 
 
 def tip_state_loss(
@@ -232,4 +326,71 @@ def tip_state_loss(
     return losses.sum() / num_scans.clamp(min=1)
 
 
-__all__ = ["ScanlineAttention", "ScanlineLayer", "ScanlineMLP", "ScanlinePreTrainedModel", "tip_state_loss"]
+def line_loss_weights(measured: torch.Tensor, weighting: str) -> torch.Tensor:
+    """
+    Weight of each line in the loss; those of a scan sum to 1.
+
+    Args:
+        measured: `[batch, lines]`, 1 where a line was measured.
+        weighting: `"uniform"`, `"linear"` (grows with the lines seen) or `"last"` (only the last measured line).
+
+    Returns:
+        `[batch, lines]` in float32.
+    """
+    measured = measured.float()
+    number = measured.cumsum(dim=1)
+    if weighting == "linear":
+        weights = number * measured
+    elif weighting == "last":
+        weights = measured * (number == number[:, -1:])
+    else:
+        weights = measured
+    return weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def judge_scans(
+    line_logits: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    labels: torch.Tensor | None,
+    config: ScanlineCausalConfig | ScanlineLRCNConfig,
+    num_items_in_batch: torch.Tensor | int | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    What a model with a verdict at every line says of scans, and its loss.
+
+    Args:
+        line_logits: `[batch, lines, num_labels]`.
+        attention_mask: `[batch, lines]`, 1 where a line was measured; `None` if all were.
+        labels: see [`tip_state_loss`]; `None` for no loss.
+        config: holds `line_loss_weighting`, and what [`tip_state_loss`] needs.
+        num_items_in_batch: see [`tip_state_loss`].
+
+    Returns:
+        The logits of the last measured line `[batch, num_labels]`, and the loss.
+    """
+    batch_size, num_lines = line_logits.shape[:2]
+    if attention_mask is None:
+        attention_mask = line_logits.new_ones(batch_size, num_lines)
+        logits = line_logits[:, -1]
+    else:
+        last_measured = (torch.arange(num_lines, device=line_logits.device) * attention_mask.bool()).amax(dim=1)
+        logits = line_logits[torch.arange(batch_size, device=line_logits.device), last_measured]
+    if labels is None:
+        return logits, None
+    line_weights = line_loss_weights(attention_mask, config.line_loss_weighting)
+    return logits, tip_state_loss(line_logits, labels, config, line_weights, num_items_in_batch)
+
+
+__all__ = [
+    "ScanlineAttention",
+    "ScanlineCausalOutput",
+    "ScanlineConvolutionBlock",
+    "ScanlineConvolutionalPreTrainedModel",
+    "ScanlineConvolutions",
+    "ScanlineLayer",
+    "ScanlineMLP",
+    "ScanlinePreTrainedModel",
+    "ScanlineTransformerPreTrainedModel",
+    "line_loss_weights",
+    "tip_state_loss",
+]

@@ -1,11 +1,9 @@
 """The causal scanline transformer: a verdict after every line, from that line and the lines before it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import (
     Cache,
@@ -17,12 +15,18 @@ from transformers.cache_utils import (
 )
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_scanline import ScanlineCausalConfig
-from .layers_scanline import ScanlineLayer, ScanlinePreTrainedModel, check_pixel_values, tip_state_loss
+from .layers_scanline import (
+    ScanlineCausalOutput,
+    ScanlineLayer,
+    ScanlineTransformerPreTrainedModel,
+    blank_unmeasured,
+    check_pixel_values,
+    judge_scans,
+)
 
 
 class ScanlineCache(Cache):
@@ -118,26 +122,6 @@ class ScanlineCache(Cache):
         raise ValueError("A ScanlineCache cannot be cropped: call reset() and feed the lines to keep once more.")
 
 
-@dataclass
-class ScanlineCausalOutput(ModelOutput):
-    """
-    Args:
-        loss: where labels were given, a scalar.
-        logits: `[batch, num_labels]`, at the last measured line.
-        line_logits: `[batch, lines, num_labels]`, after every line; meaningless at unmeasured ones.
-        past_key_values: to go on from here, where `use_cache` was set.
-        hidden_states: one `[batch, lines, hidden]` a layer and the tokens, where `output_hidden_states` was set.
-        attentions: one `[batch, heads, lines, lines]` a layer, where `output_attentions` was set (eager attention).
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    line_logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
 class ScanlineTokenizerStage(nn.Module):
     """
     Convolution, max-pooling of 2 pixels, normalization over the channels, activation.
@@ -201,18 +185,12 @@ class ScanlineTokenizer(nn.Module):
         return self.projection(pooled.transpose(1, 2))
 
 
-class ScanlineCausalPreTrainedModel(ScanlinePreTrainedModel):
-    """Initialization of the causal scanline transformer."""
+class ScanlineCausalPreTrainedModel(ScanlineTransformerPreTrainedModel):
+    """What the causal scanline transformer adds to the others."""
 
     config_class = ScanlineCausalConfig
     config: ScanlineCausalConfig
     _no_split_modules = ["ScanlineLayer", "ScanlineTokenizer"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
@@ -271,10 +249,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
                 f"past_key_values must be a ScanlineCache, got {type(past_key_values).__name__}: pass use_cache=True "
                 "with the first lines, and what it returns with the next."
             )
-        pixel_values = pixel_values.to(self.tokenizer.projection.weight.dtype)
-        if attention_mask is not None:
-            # what an unmeasured line holds must not matter, be it NaN
-            pixel_values = pixel_values.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
+        pixel_values = blank_unmeasured(pixel_values.to(self.tokenizer.projection.weight.dtype), attention_mask)
 
         num_lines = pixel_values.shape[1]
         if past_key_values is not None:
@@ -325,17 +300,18 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
-    def line_loss_weights(self, measured: torch.Tensor) -> torch.Tensor:
-        """Weight of each line in the loss, `[batch, lines]` to the same; those of a scan sum to 1."""
-        measured = measured.float()
-        number = measured.cumsum(dim=1)
-        if self.config.line_loss_weighting == "linear":
-            weights = number * measured
-        elif self.config.line_loss_weighting == "last":
-            weights = measured * (number == number[:, -1:])
-        else:
-            weights = measured
-        return weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
+    def temperatures(self, line_logits: torch.Tensor, num_seen: int) -> torch.Tensor:
+        """Temperature after each of the lines, `[lines, 1]`, of which `num_seen` lines came before."""
+        device = line_logits.device
+        known = torch.tensor(self.config.calibration_lines, device=device).float().log()
+        values = torch.tensor(self.config.calibration_temperatures, device=device).float()
+        place = (torch.arange(1, line_logits.shape[1] + 1, device=device) + num_seen).float().log()
+        place = place.clamp(known[0], known[-1])
+        right = torch.searchsorted(known, place).clamp(min=1, max=max(len(known) - 1, 1))
+        left = right - 1
+        right = right.clamp(max=len(known) - 1)
+        share = (place - known[left]) / (known[right] - known[left]).clamp(min=1e-6)
+        return (values[left] + share * (values[right] - values[left])).unsqueeze(-1).to(line_logits.dtype)
 
     @can_return_tuple
     def forward(
@@ -370,19 +346,11 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
             **kwargs,
         )
         line_logits = self.classifier(outputs.last_hidden_state)
-        batch_size, num_lines = pixel_values.shape[:2]
-        if attention_mask is None:
-            logits = line_logits[:, -1]
-        else:
-            lines = torch.arange(num_lines, device=line_logits.device)
-            last_measured = (lines * attention_mask.bool()).amax(dim=1)
-            logits = line_logits[torch.arange(batch_size, device=line_logits.device), last_measured]
-        loss = None
-        if labels is not None:
-            measured = pixel_values.new_ones(batch_size, num_lines) if attention_mask is None else attention_mask
-            loss = tip_state_loss(
-                line_logits, labels, self.config, self.line_loss_weights(measured), num_items_in_batch
-            )
+        if self.config.calibration_temperatures and not self.training:
+            cache = outputs.past_key_values
+            num_seen = 0 if cache is None else cache.get_seq_length() - line_logits.shape[1]
+            line_logits = line_logits / self.temperatures(line_logits, num_seen)
+        logits, loss = judge_scans(line_logits, attention_mask, labels, self.config, num_items_in_batch)
         return ScanlineCausalOutput(
             loss=loss,
             logits=logits,
@@ -397,6 +365,5 @@ __all__ = [
     "ScanlineCache",
     "ScanlineCausalForImageClassification",
     "ScanlineCausalModel",
-    "ScanlineCausalOutput",
     "ScanlineCausalPreTrainedModel",
 ]

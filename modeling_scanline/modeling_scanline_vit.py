@@ -9,7 +9,13 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_scanline import ScanlineViTConfig
-from .layers_scanline import ScanlineLayer, ScanlinePreTrainedModel, check_pixel_values, tip_state_loss
+from .layers_scanline import (
+    ScanlineLayer,
+    ScanlineTransformerPreTrainedModel,
+    blank_unmeasured,
+    check_pixel_values,
+    tip_state_loss,
+)
 
 
 class ScanlineViTEmbeddings(nn.Module):
@@ -29,7 +35,7 @@ class ScanlineViTEmbeddings(nn.Module):
         return self.dropout(tokens + self.position_embeddings[:, : num_lines + 1])
 
 
-class ScanlineViTPreTrainedModel(ScanlinePreTrainedModel):
+class ScanlineViTPreTrainedModel(ScanlineTransformerPreTrainedModel):
     """Initialization of the scanline ViT."""
 
     config_class = ScanlineViTConfig
@@ -84,9 +90,8 @@ class ScanlineViTModel(ScanlineViTPreTrainedModel):
                 f"{pixel_values.shape[1]}: cut the scan, or use a causal model, which has no limit."
             )
         pixel_values = pixel_values.to(self.embeddings.line_projection.weight.dtype)
+        pixel_values = blank_unmeasured(pixel_values, attention_mask)
         if attention_mask is not None:
-            # what an unmeasured line holds must not matter, be it NaN
-            pixel_values = pixel_values.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
             attention_mask = nn.functional.pad(attention_mask, (1, 0), value=1)
 
         hidden_states = self.embeddings(pixel_values)

@@ -4,17 +4,17 @@ import re
 
 import pytest
 import yaml
+from transformers import AutoModelForImageClassification
 
 from configuration import RECIPES, ConfigurationError, parse_arguments, resolved_recipe
-from configuration.arguments import MODEL_CONFIGS, new_run_name, read_recipe
-from modeling_scanline import ScanlineCausalForImageClassification
+from configuration.arguments import new_run_name, read_recipe
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_a_whole_run(path, tmp_path):
     model, data, training = parse_arguments(["--config", str(path), "--output_dir", str(tmp_path)])
-    config = MODEL_CONFIGS[model.model](**model.config_overrides)
-    assert config.model_type == f"scanline_{model.model}"
+    config = model.config_class()(**model.config_overrides)
+    assert config.model_type in (f"scanline_{model.model}", model.model.removeprefix("transformers:"))
     assert (data.augmentation() is None) == (path.stem == "quickstart")  # which makes new scans instead
     assert training.do_train and training.do_eval
 
@@ -49,7 +49,10 @@ def test_a_recipe_never_holds_a_token(tmp_path):
         ("learning_rat: 3", "did you mean 'learning_rate'"),
         ("- model", "maps names"),
         ("model: [", "not YAML"),
-        ("model: cnn", "must be one of causal, vit"),
+        ("model: resnet", "must be one of causal, vit, cnn, lrcn, or transformers:"),
+        ("model: 'transformers:convnet'", "no image classifier 'convnet'; did you mean 'convnext'"),
+        ("model: 'transformers:bert'", "no image classifier 'bert'"),
+        ("model: 'transformers:vit'\nconfig_overrides: {hidden_sice: 3}", "did you mean 'hidden_size'"),
         ("config_overrides: {layers: 3}", "no option 'layers'"),
         ("lr_scheduler_type: polynomial", "must be one of"),
         ("class_weights: heavy", "class_weights"),
@@ -85,12 +88,11 @@ def test_runs_are_named_by_time_and_job(monkeypatch):
     assert re.fullmatch(r"\d{8}_\d{6}", new_run_name())
 
 
-def test_the_small_recipe_has_about_a_million_parameters():
-    model, _, _ = parse_arguments(["--config", "causal_small"])
-    parameters = ScanlineCausalForImageClassification(
-        MODEL_CONFIGS["causal"](**model.config_overrides)
-    ).num_parameters()
-    assert 0.7e6 < parameters < 1.3e6
+@pytest.mark.parametrize("recipe", ["causal_small", "library_vit", "library_convnext"])
+def test_the_small_recipes_have_about_a_million_parameters(recipe):
+    model, _, _ = parse_arguments(["--config", recipe])
+    config = model.config_class()(**model.config_overrides)
+    assert 0.7e6 < AutoModelForImageClassification.from_config(config).num_parameters() < 1.3e6
 
 
 def test_help_teaches(capsys):

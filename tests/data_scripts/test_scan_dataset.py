@@ -269,9 +269,7 @@ class TestSegments:
         lines = self.LINES.clone()
         lines[1, 12:] = float("nan")
         lines[2, 5:] = float("nan")
-        return ScanDataset(
-            lines, torch.zeros(40, dtype=torch.long), "none", segment_lines=8, segment_epochs=2, **changes
-        )
+        return ScanDataset(lines, torch.zeros(40, dtype=torch.long), "none", segment_lines=8, segment_epochs=2)
 
     def test_are_consecutive_lines_from_anywhere(self):
         batch = self.dataset().__getitems__(list(range(40)))

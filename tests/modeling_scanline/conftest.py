@@ -10,6 +10,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 from modeling_scanline import (
     ScanlineCausalConfig,
     ScanlineCausalForImageClassification,
+    ScanlineCNNConfig,
+    ScanlineCNNForImageClassification,
+    ScanlineLRCNConfig,
+    ScanlineLRCNForImageClassification,
     ScanlineViTConfig,
     ScanlineViTForImageClassification,
 )
@@ -24,6 +28,8 @@ TINY = {
     "num_labels": 4,
 }
 TINY_CAUSAL = {**TINY, "tokenizer_channels": [4, 6, 8], "sliding_window": 16}
+TINY_CNN = {"pixels_per_line": 32, "max_lines": 16, "num_labels": 4, "conv_channels": [4, 6, 8]}
+TINY_LRCN = {**TINY_CNN, "conv_channels": [4, 6], "window_lines": 8, "hidden_size": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +46,16 @@ def vit_config() -> Callable[..., ScanlineViTConfig]:
 @pytest.fixture(scope="session")
 def causal_config() -> Callable[..., ScanlineCausalConfig]:
     return lambda **changes: ScanlineCausalConfig(**{**TINY_CAUSAL, **changes})
+
+
+@pytest.fixture(scope="session")
+def cnn_config() -> Callable[..., ScanlineCNNConfig]:
+    return lambda **changes: ScanlineCNNConfig(**{**TINY_CNN, **changes})
+
+
+@pytest.fixture(scope="session")
+def lrcn_config() -> Callable[..., ScanlineLRCNConfig]:
+    return lambda **changes: ScanlineLRCNConfig(**{**TINY_LRCN, **changes})
 
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -66,10 +82,28 @@ def causal(causal_config) -> Callable[..., ScanlineCausalForImageClassification]
     return lambda **changes: lively(ScanlineCausalForImageClassification, causal_config(**changes))
 
 
+@pytest.fixture(scope="session")
+def cnn(cnn_config) -> Callable[..., ScanlineCNNForImageClassification]:
+    """`cnn(**changes)`: a tiny CNN in evaluation mode, its configuration changed."""
+    return lambda **changes: lively(ScanlineCNNForImageClassification, cnn_config(**changes))
+
+
+@pytest.fixture(scope="session")
+def lrcn(lrcn_config) -> Callable[..., ScanlineLRCNForImageClassification]:
+    """`lrcn(**changes)`: a tiny LRCN in evaluation mode, its configuration changed."""
+    return lambda **changes: lively(ScanlineLRCNForImageClassification, lrcn_config(**changes))
+
+
 @pytest.fixture(scope="session", params=["vit", "causal"])
 def either(request, vit, causal) -> Callable[..., PreTrainedModel]:
-    """The one and the other model."""
+    """The one and the other transformer."""
     return vit if request.param == "vit" else causal
+
+
+@pytest.fixture(scope="session", params=["vit", "causal", "cnn", "lrcn"])
+def every(request, vit, causal, cnn, lrcn) -> Callable[..., PreTrainedModel]:
+    """Each of the models."""
+    return {"vit": vit, "causal": causal, "cnn": cnn, "lrcn": lrcn}[request.param]
 
 
 @pytest.fixture(scope="session")

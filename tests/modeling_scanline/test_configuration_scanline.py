@@ -4,9 +4,12 @@ import pytest
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers import AutoConfig
 
-from modeling_scanline import ScanlineCausalConfig, ScanlineViTConfig
+from modeling_scanline import ScanlineCausalConfig, ScanlineCNNConfig, ScanlineLRCNConfig, ScanlineViTConfig
 
 BOTH = pytest.mark.parametrize("config_class", [ScanlineViTConfig, ScanlineCausalConfig])
+EVERY = pytest.mark.parametrize(
+    "config_class", [ScanlineViTConfig, ScanlineCausalConfig, ScanlineCNNConfig, ScanlineLRCNConfig]
+)
 
 
 @BOTH
@@ -30,14 +33,9 @@ def test_causal_defaults_are_a_streaming_model_with_context():
     ("changes", "message"),
     [
         ({"pixels_per_line": 0}, "pixels_per_line must be at least 1, got 0"),
-        ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1"),
-        ({"num_attention_heads": 7}, "hidden_size must be a multiple of num_attention_heads, got 256 and 7"),
         ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
         ({"label_smoothing": -0.1}, "label_smoothing must lie in"),
         ({"class_weights": [1.0, -1.0]}, "class_weights must not be negative"),
-        ({"hidden_dropout_prob": 1.5}, r"hidden_dropout_prob must lie in \[0, 1\], got 1.5"),
-        ({"attention_probs_dropout_prob": -1}, r"attention_probs_dropout_prob must lie in \[0, 1\], got -1"),
         (
             {"hidden_act": "gelou"},
             "hidden_act must be the name of an activation in .*, got 'gelou'",
@@ -45,10 +43,70 @@ def test_causal_defaults_are_a_streaming_model_with_context():
         ({"max_lines": 0}, "max_lines must be at least 1"),
     ],
 )
-@BOTH
+@EVERY
 def test_impossible_values_are_refused(config_class, changes, message):
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         config_class(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1"),
+        ({"num_attention_heads": 7}, "hidden_size must be a multiple of num_attention_heads, got 256 and 7"),
+        ({"hidden_dropout_prob": 1.5}, r"hidden_dropout_prob must lie in \[0, 1\], got 1.5"),
+        ({"attention_probs_dropout_prob": -1}, r"attention_probs_dropout_prob must lie in \[0, 1\], got -1"),
+    ],
+)
+@BOTH
+def test_impossible_transformers_are_refused(config_class, changes, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        config_class(**changes)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "changes", "message"),
+    [
+        (ScanlineCNNConfig, {"conv_channels": []}, "conv_channels must be at least 1, one entry a block, got"),
+        (ScanlineLRCNConfig, {"conv_channels": [8, 0]}, "conv_channels must be at least 1"),
+        (
+            ScanlineCNNConfig,
+            {"classifier_dropout_prob": 1.5},
+            r"classifier_dropout_prob must lie in \[0, 1\], got 1.5",
+        ),
+        (ScanlineCNNConfig, {"max_lines": 14}, "max_lines=14 lines of pixels_per_line=128 are too few for 3 blocks"),
+        (ScanlineCNNConfig, {"pixels_per_line": 14}, "max_lines=128 lines of pixels_per_line=14 are too few"),
+        (ScanlineLRCNConfig, {"window_lines": 14}, "window_lines=14 lines of pixels_per_line=128 are too few"),
+        (ScanlineLRCNConfig, {"window_lines": 0}, "window_lines=0 lines of pixels_per_line=128 are too few"),
+        (ScanlineLRCNConfig, {"window_stride": 0}, "window_stride must be at least 1, got 0"),
+        (ScanlineLRCNConfig, {"window_stride": 21}, "window_stride must be at most window_lines, .* got 21 and 20"),
+        (ScanlineLRCNConfig, {"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
+        (ScanlineLRCNConfig, {"line_loss_weighting": "first"}, "line_loss_weighting must be one of uniform, linear"),
+    ],
+)
+def test_impossible_convolutions_are_refused(config_class, changes, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        config_class(**changes)
+
+
+def test_defaults_of_the_comparators_are_the_published_ones():
+    cnn, lrcn = ScanlineCNNConfig(), ScanlineLRCNConfig()
+    assert cnn.conv_channels == lrcn.conv_channels == [32, 64, 128]
+    assert cnn.hidden_act == lrcn.hidden_act == "relu"
+    assert (lrcn.window_lines, lrcn.window_stride, lrcn.hidden_size) == (20, 1, 256)
+    assert (cnn.feature_map_size(128), lrcn.feature_map_size(20)) == ((8, 8), (1, 8))
+
+
+def test_saved_configurations_keep_their_keys():
+    shared = {"pixels_per_line", "max_lines", "hidden_act", "initializer_range", "class_weights", "label_smoothing"}
+    transformer = shared | {
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_dropout_prob",
+        "attention_probs_dropout_prob", "layer_norm_eps",
+    }  # fmt: skip
+    assert transformer <= set(ScanlineViTConfig().to_dict()) and transformer <= set(ScanlineCausalConfig().to_dict())
+    for config in (ScanlineCNNConfig(), ScanlineLRCNConfig()):
+        assert shared <= set(config.to_dict()) and "num_attention_heads" not in config.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +133,7 @@ def test_impossible_values_are_refused(config_class, changes, message):
             "sinusoidal positions need an even hidden_size, got 33",
         ),
         ({"position_base": 0}, "position_base must be greater than 0"),
-        ({"sliding_window": 1}, "sliding_window at least 2"),
+        ({"sliding_window": 1}, "sliding_window must be at least 2, got 1"),
     ],
 )
 def test_impossible_causal_values_are_refused(changes, message):
@@ -97,7 +155,7 @@ def test_errors_are_one_sentence(config_class):
     assert sentence.endswith(".") and "\n" not in sentence and sentence.count(". ") == 0
 
 
-@BOTH
+@EVERY
 def test_labels_come_from_the_data(config_class):
     config = config_class(id2label={0: "rows", 1: "dimers", 2: "defect"}, label2id={"rows": 0})
     assert config.num_labels == 3
@@ -119,8 +177,10 @@ def test_labels_come_from_the_data(config_class):
             position_embedding_type="sinusoidal",
             line_loss_weighting="last",
         ),
+        ScanlineCNNConfig(conv_channels=(8, 16), max_lines=40, num_labels=3, label_smoothing=0.1),
+        ScanlineLRCNConfig(conv_channels=(8, 16), window_lines=12, window_stride=3, line_loss_weighting="last"),
     ],
-    ids=["vit", "causal"],
+    ids=["vit", "causal", "cnn", "lrcn"],
 )
 def test_saving_and_loading_keeps_every_value(config, tmp_path):
     config.save_pretrained(tmp_path)
@@ -140,16 +200,15 @@ def test_loading_takes_changes(config_class, tmp_path):
     assert (changed.hidden_size, changed.num_labels, changed.class_weights) == (64, 3, [1.0, 2.0, 3.0])
 
 
-@BOTH
+@EVERY
 def test_an_unknown_key_survives_a_round_trip(config_class, tmp_path):
     config_class(microscope="Omicron").save_pretrained(tmp_path)
     assert config_class.from_pretrained(tmp_path).microscope == "Omicron"
 
 
-@BOTH
+@EVERY
 def test_auto_map_names_the_bare_model(config_class):
-    module = {"scanline_vit": "vit", "scanline_causal": "causal"}[config_class.model_type]
-    assert config_class().auto_map["AutoModel"].startswith(f"modeling_scanline_{module}.")
+    assert config_class().auto_map["AutoModel"].startswith(f"modeling_{config_class.model_type}.Scanline")
 
 
 def test_a_configuration_that_became_impossible_is_not_saved(tmp_path):
@@ -157,3 +216,18 @@ def test_a_configuration_that_became_impossible_is_not_saved(tmp_path):
     config.sliding_window = 1
     with pytest.raises(StrictDataclassClassValidationError, match="sliding_window"):
         config.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"calibration_lines": [5, 10], "calibration_temperatures": [1.0]},
+        {"calibration_lines": [10, 5], "calibration_temperatures": [1.0, 1.0]},
+        {"calibration_lines": [0], "calibration_temperatures": [1.0]},
+        {"calibration_lines": [5], "calibration_temperatures": [0.0]},
+        {"calibration_temperatures": [1.0]},
+    ],
+)
+def test_impossible_calibrations_are_refused(changes):
+    with pytest.raises(StrictDataclassClassValidationError, match="calibration_lines must be rising"):
+        ScanlineCausalConfig(**changes)

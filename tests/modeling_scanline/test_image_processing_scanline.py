@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from modeling_scanline import ScanlineImageProcessor, normalize_lines, resample_lines
+from modeling_scanline import ScanlineImageProcessor, as_images, normalize_lines, resample_lines
 
 
 @pytest.fixture(scope="module")
@@ -397,3 +397,46 @@ def test_what_is_no_image_is_refused(processor, images):
 def test_impossible_settings_are_refused(processor, settings_, message):
     with pytest.raises(ValueError, match=message):
         processor(heights(), **settings_)
+
+
+# images for models that know no lines
+
+
+def test_images_hold_the_lines_and_zeros(processor):
+    scans = [heights(47, 300), heights(9, 128)]
+    scans[1][3] = np.nan
+    lines = processor(scans, return_tensors="pt")["pixel_values"]
+    batch = processor(scans, return_tensors="pt", max_lines=30, num_channels=3)
+    assert set(batch) == {"pixel_values"} and batch["pixel_values"].shape == (2, 3, 30, 128)
+    for channel in range(3):
+        assert torch.equal(batch["pixel_values"][:, channel, :20], lines)
+    assert not batch["pixel_values"][:, :, 20:].any() and not batch["pixel_values"][1, :, 3].any()
+
+
+def test_images_of_long_scans_keep_the_first_lines(processor):
+    scan = heights(40, 128)
+    images = pixel_values(processor, scan, max_lines=8, num_channels=1)
+    assert torch.equal(images[:, 0], pixel_values(processor, scan)[:, :8])
+
+
+def test_images_do_not_depend_on_what_unmeasured_lines_hold():
+    lines = torch.full((1, 3, 4), float("nan"))
+    lines[:, 1] = 2.0
+    images = as_images(lines, torch.tensor([[0, 1, 0]]), 4)
+    assert images.tolist() == [[[[0.0] * 4, [2.0] * 4, [0.0] * 4, [0.0] * 4]]]
+    with pytest.raises(ValueError, match=r"at most max_lines=2 lines, got 3"):
+        as_images(lines, None, 2)
+
+
+def test_images_without_a_height_are_refused(processor):
+    with pytest.raises(ValueError, match=r"num_channels=1 makes images, whose height max_lines must be given too\."):
+        processor(heights(), num_channels=1)
+    with pytest.raises(ValueError, match=r"num_channels must be at least 1, got 0"):
+        processor(heights(), num_channels=0, max_lines=4)
+
+
+def test_a_processor_of_images_is_saved_and_loaded(tmp_path):
+    ScanlineImageProcessor(max_lines=8, num_channels=3).save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    assert (loaded.max_lines, loaded.num_channels) == (8, 3)
+    assert pixel_values(loaded, heights(40, 128)).shape == (1, 3, 8, 128)

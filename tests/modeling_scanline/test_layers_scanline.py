@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
 
-from modeling_scanline import ScanlineCausalConfig, tip_state_loss
+from modeling_scanline import ScanlineCausalConfig, line_loss_weights, tip_state_loss
 
 WEIGHTS = [0.5, 2.0, 1.0, 0.5]
 
@@ -117,7 +117,7 @@ def test_labels_of_every_line_keep_the_scale_of_the_loss_under_any_weighting(lin
         torch.testing.assert_close(tip_state_loss(same, every_line, config(), line_weights), expected)
 
 
-def test_line_weightings_by_hand(causal):
+def test_line_weightings_by_hand():
     measured = torch.tensor([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
     expected = {
         "uniform": [[1 / 3, 1 / 3, 0, 1 / 3, 0], [0.2] * 5, [0.0] * 5],
@@ -125,13 +125,13 @@ def test_line_weightings_by_hand(causal):
         "last": [[0, 0, 0, 1.0, 0], [0, 0, 0, 0, 1.0], [0.0] * 5],
     }
     for weighting, weights in expected.items():
-        model = causal(line_loss_weighting=weighting)
-        torch.testing.assert_close(model.line_loss_weights(measured), torch.tensor(weights))
+        torch.testing.assert_close(line_loss_weights(measured, weighting), torch.tensor(weights))
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "linear", "last"])
-def test_unmeasured_lines_do_not_enter_the_loss(causal, make_lines, weighting):
-    model = causal(line_loss_weighting=weighting)
+@pytest.mark.parametrize("name", ["causal", "lrcn"])
+def test_unmeasured_lines_do_not_enter_the_loss(request, make_lines, name, weighting):
+    model = request.getfixturevalue(name)(line_loss_weighting=weighting)
     mask = torch.ones(2, 12)
     mask[:, 8:] = 0
     labels = torch.tensor([1, 2])
@@ -179,8 +179,8 @@ def test_class_weights_of_another_number_are_refused(logits, labels):
         tip_state_loss(logits, labels, config(class_weights=[1.0, 1.0, 1.0]))
 
 
-def test_both_models_compute_it(either, make_lines):
-    model = either(class_weights=WEIGHTS, label_smoothing=0.1)
+def test_every_model_computes_it(every, make_lines):
+    model = every(class_weights=WEIGHTS, label_smoothing=0.1)
     labels = torch.tensor([1, 2])
     outputs = model(make_lines(2, 1), labels=labels)
     torch.testing.assert_close(outputs.loss, tip_state_loss(outputs.logits, labels, model.config))

@@ -354,3 +354,49 @@ def test_positions_matter_within_the_trained_length(causal, make_lines, position
     lines = make_lines(1, 12)
     swapped = lines[:, [1, 0, *range(2, 12)]]
     assert not torch.allclose(model(lines).logits, model(swapped).logits, atol=1e-3)
+
+
+# calibration
+
+TEMPERATURES = {"calibration_lines": [4, 16, 32], "calibration_temperatures": [3.0, 2.0, 0.5]}
+
+
+@pytest.fixture
+def calibrated(model, causal):
+    calibrated = causal(**TEMPERATURES)
+    calibrated.load_state_dict(model.state_dict())
+    return calibrated
+
+
+def test_temperatures_divide_the_logits_after_each_line(calibrated, whole, lines):
+    with torch.no_grad():
+        ratio = (whole / calibrated(lines).line_logits)[0, :, 0]
+    expected = {1: 3.0, 4: 3.0, 8: 2.5, 16: 2.0, 32: 0.5, 50: 0.5}
+    for count, temperature in expected.items():
+        assert ratio[count - 1].item() == pytest.approx(temperature, rel=1e-3)
+
+
+@pytest.mark.parametrize("chunk", [1, 7])
+def test_temperatures_follow_a_stream(calibrated, lines, chunk):
+    with torch.no_grad():
+        expected = calibrated(lines).line_logits
+    assert_same(stream(calibrated, lines, in_chunks_of(chunk))[0], expected)
+    static = ScanlineCache(calibrated.config, max_cache_len=NUM_LINES)
+    assert_same(stream(calibrated, lines, in_chunks_of(chunk), cache=static)[0], expected)
+
+
+def test_temperatures_are_not_trained_with(calibrated, model, lines):
+    labels = torch.tensor([0, 1])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        loss = model.train()(lines, labels=labels).loss
+        torch.manual_seed(0)
+        torch.testing.assert_close(calibrated.train()(lines, labels=labels).loss, loss)
+    model.eval()
+
+
+def test_one_temperature_for_all_lines(causal, lines, model, whole):
+    one = causal(calibration_lines=[20], calibration_temperatures=[2.0])
+    one.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert_same(2 * one(lines).line_logits, whole)

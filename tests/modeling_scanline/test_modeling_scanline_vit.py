@@ -34,10 +34,10 @@ def test_padding_changes_nothing(model, make_lines, lengths, seed):
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
-def test_masks_of_any_type_mean_the_same(either, make_lines, dtype):
+def test_masks_of_any_type_mean_the_same(every, make_lines, dtype):
     mask = torch.ones(2, 12, dtype=torch.long)
     mask[1, 7:] = 0
-    model = either()
+    model = every()
     expected = model(make_lines()[1:, :7]).logits
     torch.testing.assert_close(model(make_lines(), mask.to(dtype)).logits[1:], expected, atol=1e-5, rtol=0)
 
@@ -52,8 +52,8 @@ def test_the_order_of_lines_counts(model, make_lines):
     assert not torch.allclose(model(make_lines()).logits, model(make_lines().flip(1)).logits, atol=1e-2)
 
 
-def test_a_scan_without_any_measured_line_is_finite(either, make_lines):
-    logits = either()(make_lines() * float("nan"), torch.zeros(2, 12, dtype=torch.long)).logits
+def test_a_scan_without_any_measured_line_is_finite(every, make_lines):
+    logits = every()(make_lines() * float("nan"), torch.zeros(2, 12, dtype=torch.long)).logits
     assert logits.isfinite().all()
 
 
@@ -68,19 +68,19 @@ def test_more_lines_than_positions_are_refused(model, make_lines):
 
 
 @pytest.mark.parametrize("shape", [(2, 12, 31), (12, 32), (2, 0, 32), (2, 1, 12, 32)])
-def test_inputs_of_another_shape_are_refused(either, shape):
+def test_inputs_of_another_shape_are_refused(every, shape):
     with pytest.raises(ValueError, match=r"Expected pixel_values of shape \[batch, lines, 32\].*got"):
-        either()(torch.zeros(shape))
+        every()(torch.zeros(shape))
 
 
-def test_a_mask_of_another_shape_is_refused(either, make_lines):
+def test_a_mask_of_another_shape_is_refused(every, make_lines):
     with pytest.raises(ValueError, match=r"Expected an attention_mask of shape \[2, 12\].*got \[2, 11\]"):
-        either()(make_lines(), torch.ones(2, 11))
+        every()(make_lines(), torch.ones(2, 11))
 
 
 @pytest.mark.parametrize("with_hole", [False, True])
-def test_gradient_reaches_every_parameter(either, make_lines, with_hole):
-    model = either(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+def test_gradient_reaches_every_parameter(every, make_lines, with_hole):
+    model = every(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, classifier_dropout_prob=0.0).train()
     lines, mask = make_lines(2, 16), None
     if with_hole:
         mask = torch.ones(2, 16)

@@ -87,10 +87,10 @@ def scan() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def travellers(vit, causal, tmp_path_factory):
-    """Both models, each saved with a processor: name to (model, folder)."""
+def travellers(vit, causal, cnn, lrcn, tmp_path_factory):
+    """All models, each saved with a processor: name to (model, folder)."""
     saved = {}
-    for name, make in (("vit", vit), ("causal", causal)):
+    for name, make in (("vit", vit), ("causal", causal), ("cnn", cnn), ("lrcn", lrcn)):
         model = make(id2label={0: "atoms", 1: "dimers", 2: "rows", 3: "defect"})
         folder = tmp_path_factory.mktemp(name) / "saved"
         model.save_pretrained(folder)
@@ -99,7 +99,7 @@ def travellers(vit, causal, tmp_path_factory):
     return saved
 
 
-@pytest.fixture(params=["vit", "causal"])
+@pytest.fixture(params=["vit", "causal", "cnn", "lrcn"])
 def traveller(request, travellers):
     return travellers[request.param]
 
@@ -182,6 +182,6 @@ def test_loading_in_half_precision_keeps_the_streams_numbers(travellers):
 def test_a_checkpoint_for_other_labels_takes_a_new_head(traveller):
     model, folder = traveller
     changed = AutoModelForImageClassification.from_pretrained(folder, num_labels=3, ignore_mismatched_sizes=True)
-    assert changed.config.num_labels == 3 and changed.classifier.weight.shape == (3, 32)
-    kept = changed.base_model.layers[0].mlp.fc1.weight
-    assert torch.equal(kept, model.base_model.layers[0].mlp.fc1.weight)
+    assert changed.config.num_labels == 3 and changed.classifier.weight.shape == (3, model.classifier.in_features)
+    for kept, before in zip(changed.base_model.parameters(), model.base_model.parameters(), strict=True):
+        assert torch.equal(kept, before)

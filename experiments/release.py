@@ -1,0 +1,267 @@
+"""
+Makes a Hub folder of a model that was trained on every scan, with a card whose figures come from cross-validation.
+
+    python run_classification.py --config causal_small --dataset hsi100 --data_dir path/to/SPM-Toolbox \\
+        --split all --output_dir runs/release
+    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models causal_small --splits sessions --seeds 42
+    python -m experiments.release --run runs/release --folds runs/accuracy/causal_small/sessions_* \\
+        --output model_cards/scanline-causal-hsi100
+
+The folds are runs of the same recipe, each scored on sessions that it has not seen. Their verdicts give the figures
+and the temperatures, which are written into the model's configuration; what temperatures do is measured on folds that
+they were not found on. The card says which scans stand behind every number.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from matplotlib.figure import Figure
+from rich.console import Console
+from safetensors import SafetensorError
+from transformers import AutoModelForImageClassification
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from data_scripts.splits import Split
+
+from .calibration import cross_calibrated, fit_temperatures
+from .card import FIGURES
+from .intervals import figures_by_lines
+from .probabilities import Probabilities
+from .run_folder import RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE
+from .scoring import load_metric
+
+TEMPLATE = Path(__file__).parents[1] / "model_cards" / "release.md"
+RELEASE_FILE = "release.json"
+# what may differ between the run that is shipped and the folds that vouch for it
+FREE = {
+    "output_dir", "runs_dir", "split", "split_seed", "split_file", "num_folds", "fold", "validation_fraction", "seed",
+    "do_train", "do_eval", "eval_strategy", "save_strategy", "load_best_model_at_end", "data_dir", "cache_dir",
+    "eval_line_counts", "save_total_limit", "logging_strategy",
+}  # fmt: skip
+console = Console()
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A run that vouches for the model: what it was trained with, and what it said of sessions it had not seen."""
+
+    summary: dict[str, Any]
+    recipe: dict[str, Any]
+    verdict: Probabilities
+    held_out: frozenset[str]
+    trained_on: frozenset[str]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Fold":
+        """Reads a run; raises `ValueError` or `OSError` if it is none, or has not ended."""
+        split = Split.load(folder / SPLIT_FILE)
+        return cls(
+            summary=json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")),
+            recipe=_read_recipe(folder),
+            verdict=Probabilities.load(folder),
+            held_out=frozenset(split.sessions["validation"]),
+            trained_on=frozenset(split.sessions["train"]),
+        )
+
+
+def _read_recipe(folder: Path) -> dict[str, Any]:
+    return yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+
+
+def check_folds(run: Path, folds: Sequence[Fold]) -> None:
+    """
+    Raises `ValueError` for folds that cannot vouch for the model of a run: another recipe, sessions on both sides, or
+    an epoch that was chosen on the scans that are reported.
+    """
+    recipe = _read_recipe(run)
+    for fold in folds:
+        differing = sorted(
+            name for name in (recipe.keys() | fold.recipe.keys()) - FREE if recipe.get(name) != fold.recipe.get(name)
+        )
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{run}: its recipe has {name}={recipe.get(name)}, that of a fold {name}={fold.recipe.get(name)}."
+            )
+        if fold.held_out & fold.trained_on:
+            raise ValueError("a fold was trained on scans of a session that it was scored on; use --split sessions.")
+        if fold.recipe.get("load_best_model_at_end"):
+            raise ValueError("a fold ended with the epoch that was best on its own scans; use the last epoch.")
+
+
+def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
+    """Everything that the card says of a model, from the files of its run and of its folds."""
+    metric = load_metric()
+    by_seed: dict[int, list[Fold]] = {}
+    for fold in folds:
+        by_seed.setdefault(fold.summary["seed"], []).append(fold)
+    plain = [Probabilities.concatenate([fold.verdict for fold in of_seed]) for of_seed in by_seed.values()]
+    calibrated = [
+        Probabilities.concatenate(cross_calibrated([fold.verdict for fold in of_seed])) for of_seed in by_seed.values()
+    ]
+    first = calibrated[0]
+    names = first.label_names.tolist()
+    figures, _ = figures_by_lines(calibrated)
+
+    def scores(verdict: Probabilities, key: str) -> dict[str, Any]:
+        index = verdict.line_counts.astype(str).tolist().index(key) if key != "whole" else None
+        return metric.compute(
+            predictions=verdict.whole if index is None else verdict.by_lines[index],
+            references=verdict.labels,
+            label_names=names,
+            on_missing_class="skip",
+        )
+
+    by_lines = {}
+    for key, of_key in figures.items():
+        before, after = ([scores(verdict, key) for verdict in verdicts] for verdicts in (plain, calibrated))
+        errors = [[score["expected_calibration_error"] for score in of] for of in (before, after)]
+        by_lines[key] = {
+            **of_key,
+            "expected_calibration_error_before": float(np.mean(errors[0])),
+            "expected_calibration_error": float(np.mean(errors[1])),
+            "accuracy": float(np.mean([score["accuracy"] for score in after])),
+        }
+    classes = {
+        key: {
+            name: {
+                figure: float(np.mean([scores(verdict, key)[f"{figure}_{name}"] for verdict in calibrated]))
+                for figure in ("precision", "recall", "f1")
+            }
+            for name in names
+        }
+        for key in ("20", "whole")
+        if key in figures
+    }
+    right = np.mean([verdict.whole.argmax(axis=1) == verdict.labels for verdict in calibrated], axis=0)
+    sessions = {
+        session: {
+            "accuracy": float(right[first.groups == session].mean()),
+            "counts": np.bincount(first.labels[first.groups == session], minlength=len(names)).tolist(),
+        }
+        for session in np.unique(first.groups).tolist()
+    }
+    return {
+        "run": json.loads((run / SUMMARY_FILE).read_text(encoding="utf-8")),
+        "label_names": names,
+        "seeds": sorted(by_seed),
+        "num_folds": max(len(of_seed) for of_seed in by_seed.values()),
+        "num_folds_wanted": folds[0].recipe.get("num_folds") or 1,
+        "num_scans": len(first.labels),
+        "counts": np.bincount(first.labels, minlength=len(names)).tolist(),
+        "by_lines": by_lines,
+        "classes": classes,
+        "sessions": sessions,
+        "calibration": {
+            "lines": first.line_counts.tolist(),
+            "temperatures": [round(value, 4) for value in fit_temperatures([fold.verdict for fold in folds])],
+        },
+    }
+
+
+def draw(description: dict[str, Any]) -> Figure:
+    """The figures against lines, with their intervals."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    lines = description["calibration"]["lines"]
+    for axis, (name, title) in zip(figure.subplots(1, 2), FIGURES.items(), strict=True):
+        values = [description["by_lines"][str(count)][name] for count in lines]
+        axis.plot(lines, [value["mean"] for value in values], marker="o")
+        low, high = zip(*(value["interval"] for value in values), strict=True)
+        axis.fill_between(lines, low, high, alpha=0.2, linewidth=0)
+        axis.set(xscale="log", xlabel="lines seen", title=title)
+        axis.set_xticks(lines, map(str, lines))
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def release(run: Path, fold_folders: Sequence[Path], output: Path) -> dict[str, Any]:
+    """
+    Writes the Hub folder.
+
+    Returns:
+        What the card was written from; also in `release.json`.
+
+    Raises:
+        ValueError: for folds that cannot vouch for the model.
+        OSError: if something is missing.
+    """
+    folds = [Fold.load(folder) for folder in fold_folders]
+    check_folds(run, folds)
+    description = describe(run, folds)
+    model = AutoModelForImageClassification.from_pretrained(run)
+    model.config.calibration_lines = description["calibration"]["lines"]
+    model.config.calibration_temperatures = description["calibration"]["temperatures"]
+    output.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(output)
+    AutoImageProcessor.from_pretrained(run).save_pretrained(output)
+    shutil.copyfile(run / RECIPE_FILE, output / RECIPE_FILE)
+    description["name"] = output.name
+    description["num_parameters"] = model.num_parameters()
+    description["weights_mb"] = round((output / "model.safetensors").stat().st_size / 1e6, 1)
+    (output / RELEASE_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    draw(description).savefig(output / "figures.png", dpi=110)
+    write_release_card(output, description)
+    return description
+
+
+def write_release_card(folder: Path, description: dict[str, Any]) -> None:
+    """Writes `README.md` of a released model from its description."""
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type="hsi100",
+            dataset_name="hsi100, cross-validation by sessions",
+            metric_type=name,
+            metric_name=title,
+            metric_value=round(description["by_lines"]["whole"][name]["mean"], 4),
+        )
+        for name, title in FIGURES.items()
+    ]
+    card_data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["scanning-probe-microscopy", "stm", "scanline", "hydrogen-terminated-silicon"],
+        model_name=description["name"],
+        eval_results=results,
+    )
+    ModelCard.from_template(card_data, template_path=str(TEMPLATE), release=description).save(folder / "README.md")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="run with split=all, whose weights are shipped")
+    parser.add_argument("--folds", type=Path, nargs="+", required=True, help="runs of cross-validation by sessions")
+    parser.add_argument("--output", type=Path, required=True, help="Hub folder to write, as model_cards/NAME")
+    arguments = parser.parse_args(argv)
+    folders = [folder for folder in arguments.folds if folder.is_dir()]  # a pattern also catches their logs
+    try:
+        if not folders:
+            raise ValueError("--folds: none of these is a folder.")
+        description = release(arguments.run, folders, arguments.output)
+    except (OSError, ValueError, SafetensorError) as error:
+        logging.getLogger("release").error("%s", error)
+        return 2
+    whole = description["by_lines"]["whole"]
+    console.print(
+        f"{arguments.output}: {description['weights_mb']} MB; {description['num_folds']} of "
+        f"{description['num_folds_wanted']} folds: balanced accuracy {whole['balanced_accuracy']['mean']:.3f}, AUROC "
+        f"{whole['auroc']['mean']:.3f}, calibration error {whole['expected_calibration_error']:.3f} on "
+        f"{description['num_scans']} scans."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

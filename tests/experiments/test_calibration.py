@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.calibration import cross_calibrated, fit_temperature, fit_temperatures, with_temperature
+from experiments.probabilities import Probabilities
+
+quick = settings(deadline=None, derandomize=True, max_examples=15)
+
+
+def overconfident(seed: int, factor: float, num_scans: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """Verdicts whose honest logits were multiplied by `factor`, and labels drawn from the honest ones."""
+    rng = np.random.default_rng(seed)
+    honest = with_temperature(np.exp(1.5 * rng.standard_normal((num_scans, 4))), 1.0)
+    labels = (honest.cumsum(axis=1) < rng.random((num_scans, 1))).sum(axis=1).clip(max=3)
+    return with_temperature(honest, 1 / factor), labels
+
+
+def of_fold(seed: int, factors: list[float]) -> Probabilities:
+    verdicts = [overconfident(seed, factor) for factor in factors]
+    scans = np.arange(len(verdicts[0][1]))
+    return Probabilities(
+        scan_ids=np.char.add(f"{seed} ", scans.astype(str)),
+        groups=np.full(len(scans), f"session {seed}"),
+        labels=verdicts[0][1],
+        label_names=np.array(list("abcd")),
+        line_counts=np.array([5, 128]),
+        by_lines=np.stack([probabilities for probabilities, _ in verdicts]),
+        whole=verdicts[-1][0],
+    )
+
+
+class TestTemperature:
+    @quick
+    @given(seed=st.integers(0, 10**6), factor=st.floats(0.3, 5))
+    def test_takes_back_what_was_too_sure(self, seed, factor):
+        assert fit_temperature(*overconfident(seed, factor)) == pytest.approx(factor, rel=0.12)
+
+    def test_leaves_the_state_and_the_sum(self):
+        probabilities, _ = overconfident(0, 3.0)
+        changed = with_temperature(probabilities, 2.0)
+        np.testing.assert_array_equal(changed.argmax(axis=1), probabilities.argmax(axis=1))
+        np.testing.assert_allclose(changed.sum(axis=1), 1)
+        np.testing.assert_allclose(with_temperature(probabilities, 1.0), probabilities, atol=1e-6)
+
+    def test_certain_and_wrong_is_finite(self):
+        assert np.isfinite(fit_temperature(np.eye(4)[[0, 1, 2, 3]], np.array([1, 2, 3, 0])))
+
+
+class TestFolds:
+    def test_each_line_count_has_its_own(self):
+        np.testing.assert_allclose(
+            fit_temperatures([of_fold(0, [3.0, 1.5]), of_fold(1, [3.0, 1.5])]), [3, 1.5], rtol=0.1
+        )
+
+    def test_of_a_fold_come_from_the_others(self):
+        folds = [of_fold(0, [1.0, 4.0]), of_fold(1, [1.0, 2.0])]
+        first, second = cross_calibrated(folds)
+        np.testing.assert_allclose(first.whole, with_temperature(folds[0].whole, fit_temperatures([folds[1]])[1]))
+        np.testing.assert_allclose(second.whole, with_temperature(folds[1].whole, fit_temperatures([folds[0]])[1]))
+
+    def test_a_model_without_a_verdict_yet_stays_without(self):
+        fold = of_fold(0, [1.0, 2.0])
+        fold.by_lines[0, :10] = np.nan
+        changed = cross_calibrated([fold, of_fold(1, [1.0, 2.0])])[0]
+        assert np.isnan(changed.by_lines[0, :10]).all() and np.isfinite(changed.by_lines[0, 10:]).all()

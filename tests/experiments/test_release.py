@@ -1,0 +1,123 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from transformers import AutoModelForImageClassification
+
+from data_scripts.splits import Split
+from experiments.calibration import fit_temperatures
+from experiments.probabilities import Probabilities
+from experiments.release import main
+from modeling_scanline import ScanlineCausalConfig, ScanlineCausalForImageClassification, ScanlineImageProcessor
+
+NAMES = ["atoms", "rows", "defect"]
+RECIPE = {"model": "causal", "learning_rate": 1e-3, "split": "sessions", "load_best_model_at_end": False}
+NUM_SCANS = 90
+
+
+def summary(seed: int) -> dict:
+    return {
+        "seed": seed, "epochs": 3.0, "steps": 30, "machine": {"device": "CPU"}, "labels": {"train": "majority"},
+        "split": {"counts": {"train": {"atoms": 10, "rows": 20, "defect": 30}}},
+    }  # fmt: skip
+
+
+def leave_fold(folder: Path, fold: int, **changes) -> Path:
+    rng = np.random.default_rng(fold)
+    labels = rng.permutation(np.arange(NUM_SCANS) % 3)
+    scores = np.exp(4 * np.array([0.2, 1.0])[:, None, None] * np.eye(3)[labels] + 2 * rng.standard_normal((2, 90, 3)))
+    scores /= scores.sum(axis=-1, keepdims=True)
+    scan_ids = np.array([f"scan {fold}.{number}" for number in range(NUM_SCANS)])
+    groups = np.array([f"session {fold}.{number % 3}" for number in range(NUM_SCANS)])
+    folder.mkdir(parents=True)
+    Probabilities(scan_ids, groups, labels, np.array(NAMES), np.array([20, 128]), scores, scores[1]).save(folder)
+    sessions = {"validation": sorted(set(groups)), "train": changes.pop("trained_on", ["session 9.9"])}
+    parts = {"validation": scan_ids.tolist(), "train": ["other"]}
+    Split("sessions", 0, "hsi100", parts, sessions).save(folder / "split.json")
+    (folder / "summary.json").write_text(json.dumps(summary(42)))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "num_folds": 3, "fold": fold, **changes}))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    config = ScanlineCausalConfig(
+        pixels_per_line=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        tokenizer_channels=[4], tokenizer_kernel_sizes=[3], id2label=dict(enumerate(NAMES)),
+    )  # fmt: skip
+    folder = tmp_path / "run"
+    ScanlineCausalForImageClassification(config).save_pretrained(folder)
+    ScanlineImageProcessor(pixels_per_line=32).save_pretrained(folder)
+    (folder / "summary.json").write_text(json.dumps(summary(0)))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "split": "all"}))
+    return folder
+
+
+def publish(run: Path, *folds: Path) -> int:
+    return main(["--run", str(run), "--folds", *map(str, folds), "--output", str(run.parent / "hub" / "scanline-x")])
+
+
+@pytest.fixture
+def hub(run, tmp_path) -> Path:
+    (tmp_path / "fold0.log").touch()
+    folds = [leave_fold(tmp_path / f"fold{fold}", fold) for fold in range(2)]
+    assert publish(run, *folds, tmp_path / "fold0.log") == 0
+    return tmp_path / "hub" / "scanline-x"
+
+
+def test_the_folder_loads_where_the_project_is_not_known_and_is_calibrated(hub, run, tmp_path):
+    np.save(tmp_path / "lines.npy", np.random.default_rng(0).standard_normal((1, 128, 32)).astype(np.float32))
+    code = (
+        "import sys, numpy as np, torch; from transformers import AutoModelForImageClassification as Auto; "
+        f"model = Auto.from_pretrained({str(hub)!r}, trust_remote_code=True).eval(); "
+        f"lines = torch.from_numpy(np.load({str(tmp_path / 'lines.npy')!r})); "
+        "print(model(pixel_values=lines).logits[0].tolist())"
+    )
+    command = [sys.executable, "-I", "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    lines = torch.from_numpy(np.load(tmp_path / "lines.npy"))
+    with torch.no_grad():
+        plain = AutoModelForImageClassification.from_pretrained(run).eval()(pixel_values=lines).logits[0]
+    temperature = json.loads((hub / "release.json").read_text())["calibration"]["temperatures"][-1]
+    assert temperature != pytest.approx(1, abs=0.05)
+    np.testing.assert_allclose(json.loads(printed), (plain / temperature).tolist(), atol=1e-5)
+
+
+def test_temperatures_come_from_all_folds_and_figures_from_the_other_ones(hub, tmp_path):
+    release = json.loads((hub / "release.json").read_text())
+    verdicts = [Probabilities.load(tmp_path / f"fold{fold}") for fold in range(2)]
+    np.testing.assert_allclose(release["calibration"]["temperatures"], fit_temperatures(verdicts), atol=1e-3)
+    assert release["num_scans"] == 2 * NUM_SCANS and len(release["sessions"]) == 6
+    whole = release["by_lines"]["whole"]
+    assert whole["expected_calibration_error"] < whole["expected_calibration_error_before"]
+
+
+def test_the_card_says_what_stands_behind_its_figures(hub):
+    card, release = ModelCard.load(hub / "README.md"), json.loads((hub / "release.json").read_text())
+    assert "None of these figures is of the weights in this folder" in card.text
+    assert "2 of 3 folds" in card.text and f"{2 * NUM_SCANS} complete scans" in card.text
+    for figures in release["by_lines"].values():
+        assert f"{figures['auroc']['mean']:.3f}" in card.text
+    tables = [block for block in card.text.split("\n\n") if block.startswith("|")]
+    assert [block.count("\n") for block in tables] == [4, 7, 7]  # by lines, by class at 20 and whole, by session
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"learning_rate": 2e-3}, "its recipe has learning_rate=0.001"),
+        ({"trained_on": ["session 1.1"]}, "a session that it was scored on"),
+        ({"load_best_model_at_end": True}, "best on its own scans"),
+    ],
+)
+def test_folds_that_cannot_vouch_are_refused(run, tmp_path, changes, reason, caplog):
+    fold = leave_fold(tmp_path / "fold", 1, **changes)
+    assert publish(run, fold) == 2
+    assert reason in caplog.text
+    assert not (tmp_path / "hub").exists()
