@@ -13,6 +13,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -68,22 +69,34 @@ def draw_contact_sheet(
     if arguments.unlabelled:
         rows.append(("unlabelled", scans, np.flatnonzero(np.asarray(scans["label"]) < 0)))
     figure = Figure(figsize=(1.5 * arguments.columns, 1.8 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), arguments.columns, squeeze=False)
+    axes = empty_axes(figure, len(rows), arguments.columns)
     for row, (name, source, candidates) in zip(axes, rows, strict=True):
         stored, scan_ids = StoredLines(source, LONGEST), source["scan_id"]
         chosen = np.sort(rng.permutation(candidates)[: arguments.columns])
         row[0].set_ylabel(f"{name}\n{len(candidates)} scans", fontsize=8)
-        for axis in row:
-            axis.set(xticks=[], yticks=[])
-            axis.set_frame_on(False)
         for axis, index in zip(row, chosen, strict=False):
-            lines = stored.first_lines(int(stored.num_stored[index]))[[index]]
-            values, mask = normalize_lines(lines, arguments.normalization)
-            picture = np.ma.masked_array(values[0], np.broadcast_to(mask[0, :, None] == 0, values[0].shape))
-            low, high = np.percentile(picture.compressed(), [1, 99]) if picture.count() else (0, 1)
-            axis.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            axis.set_title(f"{scan_ids[int(index)][-22:]}\n{lines.shape[1]} x {lines.shape[2]}", fontsize=5)
+            size = f"{stored.num_stored[index]} x {stored.pixels_per_line}"
+            draw_scan(axis, stored, int(index), arguments.normalization, f"{scan_ids[int(index)][-22:]}\n{size}")
     return figure
+
+
+def draw_scan(axis: Axes, stored: StoredLines, index: int, normalization: str, title: str) -> None:
+    """Draws one scan in grey from its 1st to its 99th percentile; lines that were not measured stay open."""
+    lines = stored.first_lines(int(stored.num_stored[index]))[[index]]
+    values, mask = normalize_lines(lines, normalization)
+    picture = np.ma.masked_array(values[0], np.broadcast_to(mask[0, :, None] == 0, values[0].shape))
+    low, high = np.percentile(picture.compressed(), [1, 99]) if picture.count() else (0, 1)
+    axis.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    axis.set_title(title, fontsize=5)
+
+
+def empty_axes(figure: Figure, num_rows: int, num_columns: int) -> np.ndarray:
+    """Places for scans, without frames, `[num_rows, num_columns]`."""
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
+    for axis in axes.ravel():
+        axis.set(xticks=[], yticks=[])
+        axis.set_frame_on(False)
+    return axes
 
 
 def print_counts(scans: datasets.Dataset, split: Split | None) -> None:

@@ -8,6 +8,7 @@ from builder_cases import HSI100, SESSION
 from PIL import Image
 
 from data_scripts import ScanReadError, read_scan
+from data_scripts.builders.hsi100 import SPM_TOOLBOX_BOXES, find_spreadsheet, read_box_votes, read_votes
 
 ORIGINALS = HSI100 / "original_rgb"
 needs_hsi100 = pytest.mark.skipif(not HSI100.is_dir(), reason="the labelled scans of H:Si(100) are not here")
@@ -124,6 +125,27 @@ class TestSPMToolbox:
             load("hsi100")
         with pytest.raises(ScanReadError, match="must be the folder of a clone"):
             load("hsi100", tmp_path / "nowhere")
+
+
+class TestBoxVotes:
+    def test_votes_before_they_are_merged(self, toolbox):
+        root, _, votes = toolbox
+        found = read_box_votes(find_spreadsheet(root))
+        assert found.names.tolist() == list(votes)
+        assert found.num_votes.tolist() == [2] * len(votes)
+        in_their_order = ("Individual Atoms", "Asymmetries", "Dimers", "Rows", "Tip Change", "Bad/Blurry")
+        assert in_their_order == SPM_TOOLBOX_BOXES
+        given = np.array(list(votes.values()), dtype=float)  # Asymmetries come first in the spreadsheet
+        np.testing.assert_array_equal(found.scores, given[:, [1, 0, 2, 3, 4, 5]])
+
+    def test_number_of_votes_is_needed_here_only(self, toolbox):
+        spreadsheet = find_spreadsheet(toolbox[0])
+        workbook = openpyxl.load_workbook(spreadsheet)
+        workbook["Mean_Score"]["B1"] = "Number"
+        workbook.save(spreadsheet)
+        assert len(read_votes(spreadsheet)) == 4
+        with pytest.raises(ScanReadError, match=r"'Mean_Score' has no column 'No\. Responses'"):
+            read_box_votes(spreadsheet)
 
 
 @needs_hsi100
