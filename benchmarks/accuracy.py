@@ -9,6 +9,8 @@ scored: nothing is chosen on the scans that are reported.
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --jobs 8                      # everything, on a GPU
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --seeds 42 \\
         --models causal_small lrcn_small cnn cnn_padding                                       # on a CPU: a day
+    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models finetune_small --start \
+        finetune_small=runs/pretrained                                                         # from trained weights
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --report                      # of what has been run
 
 Finished runs are not run again, and those that were stopped go on from their last epoch. Writes accuracy.json, .md and
@@ -59,6 +61,8 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
             for seed in arguments.seeds:
                 common = ["--config", model, "--dataset", "hsi100", "--data_dir", arguments.data_dir]
                 common += ["--seed", str(seed), "--split", split, *LAST_EPOCH, *arguments.extra]
+                if Path(model).stem in arguments.start:
+                    common += ["--model_name_or_path", arguments.start[Path(model).stem]]
                 common += ["--eval_line_counts", *map(str, LINE_COUNTS), "--do_train", "--do_eval"]
                 name = f"{Path(model).stem}/{split}_seed{seed}"
                 folds = range(NUM_FOLDS) if split == "sessions" else [None]
@@ -216,12 +220,22 @@ def draw(results: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def _start(text: str) -> tuple[str, str]:
+    model, equals, folder = text.partition("=")
+    if not equals or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f"expected MODEL=FOLDER of a run, got {text!r}")
+    return model, folder
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True, help="folder of a clone of SPM-Toolbox")
     parser.add_argument("--work_dir", default="runs/accuracy", help="folder of the runs (runs/accuracy)")
     parser.add_argument("--models", nargs="+", default=MODELS, help=f"recipes, ours first ({' '.join(MODELS)})")
+    parser.add_argument(
+        "--start", nargs="+", type=_start, default=(), metavar="MODEL=FOLDER", help="weights to start a model from"
+    )
     parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS, help="(both)")
     parser.add_argument("--seeds", nargs="+", type=int, default=(42, 43, 44), help="seeds of the runs (42 43 44)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (1)")
@@ -231,6 +245,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--extra", nargs=argparse.REMAINDER, default=[], help="last: options for every run, as --num_train_epochs 20"
     )
     arguments = parser.parse_args(argv)
+    arguments.start = dict(arguments.start)
+    if unknown := arguments.start.keys() - {Path(model).stem for model in arguments.models}:
+        parser.error(f"--start names {', '.join(unknown)}, which is not among --models.")
     cells = plan(arguments)
     failures: list[str] = []
     if not arguments.report:

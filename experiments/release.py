@@ -15,7 +15,6 @@ they were not found on. The card says which scans stand behind every number.
 import argparse
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from .calibration import cross_calibrated, fit_temperatures
 from .card import FIGURES
 from .intervals import figures_by_lines
 from .probabilities import Probabilities
-from .run_folder import RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE
+from .run_folder import RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE, write_recipe
 from .scoring import load_metric
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "release.md"
@@ -47,6 +46,8 @@ FREE = {
     "do_train", "do_eval", "eval_strategy", "save_strategy", "load_best_model_at_end", "data_dir", "cache_dir",
     "eval_line_counts", "save_total_limit", "logging_strategy",
 }  # fmt: skip
+# of the machine, not of the model
+PATHS = ("output_dir", "runs_dir", "data_dir", "cache_dir", "split_file", "predict_dir", "model_name_or_path")
 console = Console()
 
 
@@ -204,7 +205,13 @@ def release(run: Path, fold_folders: Sequence[Path], output: Path) -> dict[str, 
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
     AutoImageProcessor.from_pretrained(run).save_pretrained(output)
-    shutil.copyfile(run / RECIPE_FILE, output / RECIPE_FILE)
+    recipe = _read_recipe(run)
+    write_recipe(output, {name: value for name, value in recipe.items() if name not in PATHS})
+    start = Path(recipe.get("model_name_or_path") or "")
+    if (start / RECIPE_FILE).is_file():
+        of_start = {name: value for name, value in _read_recipe(start).items() if name not in PATHS}
+        write_recipe(output, of_start, "pretraining_recipe.yaml")
+        description["pretraining"] = json.loads((start / SUMMARY_FILE).read_text(encoding="utf-8"))
     description["name"] = output.name
     description["num_parameters"] = model.num_parameters()
     description["weights_mb"] = round((output / "model.safetensors").stat().st_size / 1e6, 1)

@@ -41,10 +41,10 @@ def forget_metrics_after(folder: Path, epoch: float) -> None:
         path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
 
-def write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+def write_recipe(folder: Path, recipe: dict[str, Any], name: str = RECIPE_FILE) -> None:
     """Writes the resolved recipe: `--config` with it repeats the run."""
     text = yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True)
-    (folder / RECIPE_FILE).write_text(text, encoding="utf-8")
+    (folder / name).write_text(text, encoding="utf-8")
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

@@ -108,6 +108,25 @@ def test_the_card_says_what_stands_behind_its_figures(hub):
     assert [block.count("\n") for block in tables] == [4, 7, 7]  # by lines, by class at 20 and whole, by session
 
 
+def test_the_recipes_travel_without_paths(run, tmp_path):
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "recipe.yaml").write_text(yaml.safe_dump({"dataset": "simulated", "output_dir": str(start)}))
+    (start / "summary.json").write_text(json.dumps(summary(7)))
+    with_start = {"model_name_or_path": str(start), "data_dir": str(tmp_path)}
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **with_start, "split": "all"}))
+    assert (
+        publish(run, leave_fold(tmp_path / "fold", 0, **with_start), leave_fold(tmp_path / "two", 1, **with_start))
+        == 0
+    )
+    hub = tmp_path / "hub" / "scanline-x"
+    assert yaml.safe_load((hub / "pretraining_recipe.yaml").read_text()) == {"dataset": "simulated"}
+    assert not any(
+        str(tmp_path) in path.read_text() for path in hub.iterdir() if path.suffix not in (".safetensors", ".png")
+    )
+    assert "trained on 60 simulated scans" in (hub / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
