@@ -2,11 +2,13 @@
 
 import contextlib
 import io
+import lzma
 import math
 import os
 import threading
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,25 @@ def read_picture(path: Path, channel: str | None, direction: str) -> Frame:
         return Frame(_heights(np.asarray(image.convert("RGB") if coded else image)))
 
 
+def _check_unpacked(path: Path, page: Any, content: io.BytesIO) -> None:
+    """Raises `ScanReadError` if a strip unpacks to more than its share of the picture, before it takes the memory."""
+    import tifffile
+
+    unpackers: dict[int, Callable[[], Any]] = {
+        tifffile.COMPRESSION.ADOBE_DEFLATE: zlib.decompressobj,
+        tifffile.COMPRESSION.DEFLATE: zlib.decompressobj,
+        tifffile.COMPRESSION.LZMA: lzma.LZMADecompressor,
+    }
+    unpacker = unpackers.get(page.compression)
+    if unpacker is None:
+        return
+    largest = math.prod(page.chunks) * math.ceil(page.bitspersample / 8)
+    packed = content.getbuffer()
+    for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if len(unpacker().decompress(packed[offset : offset + length], largest + 1)) > largest:
+            raise ScanReadError(f"{path}: a strip unpacks to more than its {largest} bytes of the picture.")
+
+
 def read_tiff(path: Path, channel: str | None, direction: str) -> Frame:
     """
     TIFF by `tifffile`, which also reads 16-bit colours and floating point of any width; what it does not, by Pillow
@@ -60,7 +81,8 @@ def read_tiff(path: Path, channel: str | None, direction: str) -> Frame:
     """
     import tifffile
 
-    with tifffile.TiffFile(_content(path)) as file:
+    content = _content(path)
+    with tifffile.TiffFile(content) as file:
         page: Any = file.pages[0]  # the first is always whole, not only a frame of another page's kind
         check_size(path, page.imagelength, page.imagewidth)
         if page.samplesperpixel > 4 or page.imagedepth > 1:
@@ -75,6 +97,7 @@ def read_tiff(path: Path, channel: str | None, direction: str) -> Frame:
         if page.photometric in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.YCBCR):
             with _quiet():
                 return read_picture(path, channel, direction)
+        _check_unpacked(path, page, content)
         try:
             values = page.asarray(maxworkers=1)
         except ValueError as error:

@@ -1,7 +1,9 @@
 import contextlib
 import io
+import lzma
 import struct
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +136,14 @@ class TestTiff:
         with contextlib.suppress(ScanReadError):
             read_scan(path)
         assert capfd.readouterr() == ("", "")
+
+    @pytest.mark.parametrize("compression", ["zlib", "lzma"])
+    def test_strip_that_unpacks_to_gigabytes_is_refused_before_it_does(self, compression, tmp_path, refusal):
+        pack = {"zlib": zlib.compress, "lzma": lzma.compress}[compression]
+        strip = pack(bytes(200_000_000))
+        path = tmp_path / "bomb.tif"
+        tifffile.imwrite(path, iter([strip]), shape=(20, 30), dtype="u1", compression=compression)
+        assert "unpacks to more than its 600 bytes" in small(path, refusal)
 
 
 class TestArrays:
