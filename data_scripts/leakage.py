@@ -257,7 +257,7 @@ def _print_report(report: dict[str, Any], output_dir: Path, console: Console) ->
     console.print(table)
     if report["num_not_compared"]:
         console.print(
-            f"{report['num_not_compared']} scans have too few lines, or one height everywhere: not compared."
+            f"{report['num_not_compared']} scans have too few lines, or one height nearly everywhere: not compared."
         )
     if report["pairs_across"] and not report["dedupe"]:
         console.print("--dedupe makes a split that keeps near-duplicates on one side.")

@@ -41,6 +41,7 @@ NEIGHBOURHOOD = 9  # frequencies whose mean modulus a frequency is compared to
 FLATNESS = 0.5  # 0 leaves the spectrum as it is, 1 keeps nothing but phases
 MAX_SHIFT = 10  # 128ths of the frame
 PARTS, POINTS = 4, 12  # a frame is cut into 4 x 4 parts of 12 x 12 points
+MAX_ONE_HEIGHT = 0.75  # of a scan; where more is of one height, too little is left to tell scans apart
 MIN_LINES = 64  # 128ths of the frame; fewer lines have too little in them to tell scans apart
 HEIGHT_STEP = 0.8  # scans that were broken off are compared at common numbers of lines, in steps of this factor
 MAX_CANDIDATES = 100  # for each scan, on average
@@ -57,8 +58,8 @@ class NearDuplicates:
         pairs: indices of two scans, the lower first, int64 `[num_pairs, 2]`.
         similarity: of each pair, float32 `[num_pairs]` in [0, 1]; 1 for the same scan.
         transformations: what turns the first scan into the second, index into `TRANSFORMATIONS`, int64 `[num_pairs]`.
-        compared: scans that could be compared at all, bool `[num_scans]`: not those with too few lines or of one
-            height everywhere.
+        compared: scans that could be compared at all, bool `[num_scans]`: not those with too few lines, or of one
+            height nearly everywhere.
     """
 
     pairs: np.ndarray
@@ -99,6 +100,21 @@ def equalize(lines: torch.Tensor) -> torch.Tensor:
     for _ in range(2):  # once more when flat: at first tilt and steps take most of the ranks, and streaks the highest
         values = _without_means(_ranks(values, measured), measured)
     return values
+
+
+def _share_of_one_height(lines: torch.Tensor) -> np.ndarray:
+    """Share of the measured pixels of each scan that have its most frequent height, `[num_scans]`."""
+    shares = []
+    for block in lines.split(CHUNK_SIZE):
+        ordered = block.flatten(1).sort(dim=1).values  # NaN last
+        places = torch.arange(ordered.shape[1]).expand_as(ordered)
+        edge = torch.ones(len(ordered), 1, dtype=torch.bool)
+        starts = (
+            torch.where(torch.cat([edge, ordered[:, 1:] != ordered[:, :-1]], dim=1), places, 0).cummax(dim=1).values
+        )
+        runs = (places - starts + 1).masked_fill(ordered.isnan(), 0)
+        shares.append(runs.amax(dim=1) / ordered.isfinite().sum(dim=1).clamp(min=1))
+    return torch.cat(shares).numpy() if shares else np.empty(0)
 
 
 def _ranks(values: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
@@ -150,7 +166,7 @@ def find_near_duplicates(
     num_scans, num_lines, width = lines.shape
     frame = max(num_lines, width)
     heights = _heights(lines)
-    enough = heights >= max(4, MIN_LINES * frame / 128)
+    enough = (heights >= max(4, MIN_LINES * frame / 128)) & (_share_of_one_height(lines) <= MAX_ONE_HEIGHT)
     steps = np.ceil(np.log(np.maximum(heights, 1) / max(num_lines, 1)) / np.log(HEIGHT_STEP) - 1e-9)
     compared = np.zeros(num_scans, dtype=bool)
     found = []

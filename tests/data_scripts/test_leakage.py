@@ -180,6 +180,12 @@ class TestFindNearDuplicates:
         np.testing.assert_array_equal(found.compared, [False, True, False, False, True])
         assert len(found) == 0
 
+    def test_nearly_blank_scans_are_no_copies(self):
+        scans = torch.zeros(6, 64, 64)
+        scans[:, 20:24, 30:34] = torch.rand(6, 4, 4, generator=torch.Generator().manual_seed(0))
+        found = find_near_duplicates(scans)
+        assert len(found) == 0 and not found.compared.any()
+
     def test_wide_and_tall(self, scans):
         wide = scans[:, :64]
         assert_copies(find_near_duplicates(torch.cat([wide, transform(wide, 3)])), transformation=3)
