@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from benchmarks import accuracy
 from benchmarks.accuracy import LINE_COUNTS, main
 from experiments.probabilities import Probabilities
 
@@ -91,3 +92,29 @@ def test_published_figures_stand_beside_the_random_split_only(command, tmp_path)
 def test_nothing_to_report(command, capsys):
     assert command() == 1
     assert "nothing to report" in capsys.readouterr().out
+
+
+def test_runs_differ_in_nothing_but_model_seed_and_fold(command, tmp_path, monkeypatch):
+    (tmp_path / "start").mkdir()
+    planned = []
+    monkeypatch.setattr(accuracy, "execute_all", lambda runs, jobs, console: planned.extend(runs) or [])
+    arguments = ["--data_dir", "d", "--work_dir", str(tmp_path), "--models", "causal", "cnn", "--seeds", "1", "2"]
+    assert main([*arguments, "--start", f"causal={tmp_path / 'start'}", "--extra", "--bf16", "true"]) == 1
+    assert len({run.folder for run in planned}) == len(planned) == 2 * 2 * (1 + 5)
+    for run in planned:
+        options = dict(zip(run.arguments, run.arguments[1:], strict=False))
+        assert "--no_load_best_model_at_end" in run.arguments and options["--bf16"] == "true"
+        assert ("--model_name_or_path" in options) == (options["--config"] == "causal")
+        if options["--split"] == "sessions":  # fixed folds, whatever the seed
+            assert options["--split_seed"] == "0" and run.folder.name.endswith(f"fold{options['--fold']}")
+        else:
+            assert options["--split_seed"] == options["--seed"]
+    firsts = [dict(zip(run.arguments, run.arguments[1:], strict=False))["--seed"] for run in planned]
+    assert firsts == sorted(firsts)  # a seed is whole before the next begins
+
+
+@pytest.mark.parametrize("start", ["causal", "causal=nowhere", "vit=."])
+def test_a_start_that_is_none_is_refused(command, start, capsys):
+    with pytest.raises(SystemExit):
+        command("--start", start)
+    assert "--start" in capsys.readouterr().err
