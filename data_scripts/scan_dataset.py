@@ -170,6 +170,12 @@ class ScanDataset(torch.utils.data.Dataset):
         """The same scans, without augmentation."""
         return ScanDataset(self.lines, self.labels, self.normalization)
 
+    def select(self, indices: np.ndarray) -> "ScanDataset":
+        """These scans only, as they are handed out for scoring."""
+        lines = self.lines.select(indices) if isinstance(self.lines, StoredLines) else self.lines[indices]
+        labels = None if self.labels is None else self.labels[indices]
+        return ScanDataset(lines, labels, self.normalization)
+
     def first_lines(self, num_lines: int) -> "ScanDataset":
         """The same scans, broken off after `num_lines`."""
         lines = self.lines

@@ -119,6 +119,19 @@ class TestFirstLines:
         assert_same_batch(plain.first_lines(99)[1], plain[1])
 
 
+class TestSelect:
+    @pytest.mark.parametrize("stored", [False, True])
+    def test_is_these_scans_as_they_are(self, stored):
+        scans = datasets.Dataset.from_dict(
+            {"lines": [np.full((3, 4), float(number), dtype=np.float32) for number in range(5)]},
+            features=datasets.Features({"lines": datasets.Array2D((None, 4), "float32")}),
+        )
+        lines = StoredLines(scans, 3) if stored else lines_of(scans, 3)
+        dataset = ScanDataset(lines, torch.arange(5), "none", Augmentation(noise=0.5))
+        batch = dataset.select(np.array([3, 1])).__getitems__([0, 1])
+        assert batch["pixel_values"][:, 0, 0].tolist() == [3, 1] and batch["labels"].tolist() == [3, 1]
+
+
 class TestAugmentation:
     def test_is_the_same_whatever_came_before(self, lines):
         one, other = augmented(lines, seed=3, epoch=2), augmented(lines, seed=3)

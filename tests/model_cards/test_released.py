@@ -1,0 +1,53 @@
+"""The Hub folders that the project ships: they load as a stranger loads them, and say what they said when made."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from experiments.release import example_scan
+
+FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "model_cards").glob("*/config.json"))
+LARGEST = {"tiny": 1.5e6, "": 12e6}  # bytes of weights, by the end of the folder's name
+CODE = """
+import json, sys, numpy as np
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+folder = sys.argv[1]
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True).eval()
+print(model(**processor(np.load("scan.npy"), return_tensors="pt")).logits[0].softmax(-1).tolist())
+classify = pipeline("image-classification", model=folder, trust_remote_code=True)
+print(json.dumps([entry["label"] for entry in classify(Image.new("L", (64, 64)), top_k=9)]))
+"""
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+class TestReleased:
+    def test_loads_without_the_project_and_says_what_it_said(self, folder, tmp_path):
+        np.save(tmp_path / "scan.npy", example_scan())
+        (tmp_path / "main.py").write_text(CODE)
+        command = [sys.executable, "-I", "main.py", str(folder)]
+        printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+        release = json.loads((folder / "release.json").read_text())
+        np.testing.assert_allclose(json.loads(printed[-2]), release["example"], atol=1e-4)
+        assert set(json.loads(printed[-1])) == set(release["label_names"])
+
+    def test_is_small(self, folder):
+        largest = next(size for end, size in LARGEST.items() if folder.name.endswith(end))
+        assert (folder / "model.safetensors").stat().st_size <= largest
+
+    def test_the_card_holds_the_figures_of_its_folds(self, folder):
+        card, release = ModelCard.load(folder / "README.md"), json.loads((folder / "release.json").read_text())
+        assert "None of these figures is of the weights in this folder" in card.text
+        assert f"{release['num_scans']} complete scans" in card.text
+        for figures in release["by_lines"].values():
+            assert f"| {figures['balanced_accuracy']['mean']:.3f} |" in card.text
+            assert f"| {figures['expected_calibration_error']:.3f} |" in card.text
+        whole = {result.metric_type: result.metric_value for result in card.data.eval_results}
+        assert whole["auroc"] == round(release["by_lines"]["whole"]["auroc"]["mean"], 4)
