@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .run_folder import SUMMARY_FILE
+from .run_folder import ARGUMENTS_FILE, SUMMARY_FILE
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_classification.py"
 LAST_EPOCH = ("--eval_strategy", "no", "--no_load_best_model_at_end")  # nothing is chosen on what is then reported
@@ -46,7 +46,7 @@ class Run:
         Raises:
             ValueError: if the folder is of a run with other arguments.
         """
-        asked = self.folder.with_name(f"{self.folder.name}.arguments.json")
+        asked = self.folder.with_name(ARGUMENTS_FILE.format(name=self.folder.name))
         if asked.is_file() and json.loads(asked.read_text(encoding="utf-8")) != list(self.arguments):
             raise ValueError(
                 f"{self.folder}: was run with other arguments (see {asked.name}); choose another work_dir."

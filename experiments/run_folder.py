@@ -6,13 +6,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 SPLIT_FILE = "split.json"
 RECIPE_FILE = "recipe.yaml"
+NOTES_FILE = "notes.md"
+ARGUMENTS_FILE = "{name}.arguments.json"  # beside the folder of a run that was launched
 
 
 def append_metrics(folder: Path, record: dict[str, Any]) -> None:
@@ -54,6 +55,8 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 def machine() -> dict[str, Any]:
     """What a run ran on: device, number of processor threads, versions."""
+    import torch  # takes seconds, which those who only read run folders need not wait
+
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     packages = ("torch", "transformers", "accelerate", "datasets")
     return {
