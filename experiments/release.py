@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from matplotlib.figure import Figure
@@ -31,8 +32,9 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from data_scripts.splits import Split
 
-from .calibration import cross_calibrated, fit_temperatures
+from .calibration import apply_temperatures, cross_calibrated, fit_temperatures
 from .card import FIGURES
+from .decision import cross_decided, fit_thresholds
 from .intervals import figures_by_lines
 from .probabilities import Probabilities
 from .run_folder import RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE, write_recipe
@@ -151,6 +153,7 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
         }
         for session in np.unique(first.groups).tolist()
     }
+    temperatures = [round(value, 4) for value in fit_temperatures([fold.verdict for fold in folds])]
     return {
         "run": json.loads((run / SUMMARY_FILE).read_text(encoding="utf-8")),
         "label_names": names,
@@ -164,9 +167,48 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
         "sessions": sessions,
         "calibration": {
             "lines": first.line_counts.tolist(),
-            "temperatures": [round(value, 4) for value in fit_temperatures([fold.verdict for fold in folds])],
+            "temperatures": temperatures,
+        },
+        "decisions": describe_decisions(
+            [[fold.verdict for fold in of_seed] for of_seed in by_seed.values()], temperatures
+        ),
+    }
+
+
+def describe_decisions(seeds: Sequence[Sequence[Probabilities]], temperatures: Sequence[float]) -> dict[str, Any]:
+    """
+    Thresholds for deciding early, and what they do.
+
+    Args:
+        seeds: of each seed, the verdicts of its folds, not calibrated.
+        temperatures: those that are shipped.
+
+    Returns:
+        `alphas` and `thresholds`, which all seeds bear out; and as [`cross_decided`], means over the seeds that
+        decide.
+    """
+    fitted = [fit_thresholds([apply_temperatures(fold, temperatures) for fold in of_seed]) for of_seed in seeds]
+    alphas = sorted(set.intersection(*map(set, fitted)))
+    by_seed = [cross_decided(of_seed) for of_seed in seeds if len(of_seed) > 1]
+
+    def mean(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+        values = {name: [value for row in rows if (value := row[name]) is not None] for name in rows[0]}
+        return {name: float(np.mean(known)) if known else None for name, known in values.items()}
+
+    return {
+        "alphas": alphas,
+        "thresholds": [max(of_seed[alpha] for of_seed in fitted) for alpha in alphas],
+        **{
+            kind: [mean(rows) for rows in zip(*(of_seed[kind] for of_seed in by_seed), strict=True)]
+            for kind in ("early", "fixed")
         },
     }
+
+
+def example_scan() -> np.ndarray:
+    """Heights `[60, 200]` of stripes and noise; `release.json` keeps what the model said of them when it was made."""
+    noise = np.random.default_rng(0).standard_normal((60, 200))
+    return (np.sin(np.arange(200) / 5) + 0.3 * noise).astype(np.float32)
 
 
 def draw(description: dict[str, Any]) -> Figure:
@@ -185,9 +227,15 @@ def draw(description: dict[str, Any]) -> Figure:
     return figure
 
 
-def release(run: Path, fold_folders: Sequence[Path], output: Path) -> dict[str, Any]:
+def release(run: Path, fold_folders: Sequence[Path], output: Path, tip_change: Path | None = None) -> dict[str, Any]:
     """
     Writes the Hub folder.
+
+    Args:
+        run: whose weights are shipped.
+        fold_folders: runs that vouch for it.
+        output: the folder to write.
+        tip_change: what `benchmarks.tip_change` wrote, to ship its search for tip changes; `None` ships none.
 
     Returns:
         What the card was written from; also in `release.json`.
@@ -202,9 +250,20 @@ def release(run: Path, fold_folders: Sequence[Path], output: Path) -> dict[str, 
     model = AutoModelForImageClassification.from_pretrained(run)
     model.config.calibration_lines = description["calibration"]["lines"]
     model.config.calibration_temperatures = description["calibration"]["temperatures"]
+    model.config.decision_alphas = description["decisions"]["alphas"] or None
+    model.config.decision_thresholds = description["decisions"]["thresholds"] or None
+    description["tip_change"] = None
+    if tip_change is not None:
+        found = json.loads(tip_change.read_text(encoding="utf-8"))
+        model.config.change_weights, model.config.change_threshold = found["change_weights"], found["change_threshold"]
+        description["tip_change"] = [row for row in found["rows"] if row["threshold"] == found["change_threshold"]]
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
-    AutoImageProcessor.from_pretrained(run).save_pretrained(output)
+    processor = AutoImageProcessor.from_pretrained(run)
+    processor.save_pretrained(output)
+    with torch.inference_mode():
+        logits = model.eval()(**processor(example_scan(), return_tensors="pt")).logits[0]
+    description["example"] = logits.softmax(-1).tolist()
     recipe = _read_recipe(run)
     write_recipe(output, {name: value for name, value in recipe.items() if name not in PATHS})
     start = Path(recipe.get("model_name_or_path") or "")
@@ -251,13 +310,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="run with split=all, whose weights are shipped")
     parser.add_argument("--folds", type=Path, nargs="+", required=True, help="runs of cross-validation by sessions")
     parser.add_argument("--output", type=Path, required=True, help="Hub folder to write, as model_cards/NAME")
+    parser.add_argument("--tip_change", type=Path, help="tip_change.json of benchmarks.tip_change, for streams")
     arguments = parser.parse_args(argv)
     folders = [folder for folder in arguments.folds if folder.is_dir()]  # a pattern also catches their logs
     try:
         if not folders:
             raise ValueError("--folds: none of these is a folder.")
-        description = release(arguments.run, folders, arguments.output)
-    except (OSError, ValueError, SafetensorError) as error:
+        description = release(arguments.run, folders, arguments.output, arguments.tip_change)
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         logging.getLogger("release").error("%s", error)
         return 2
     whole = description["by_lines"]["whole"]

@@ -22,6 +22,7 @@ from .modeling_scanline_causal import ScanlineCache, ScanlineCausalForImageClass
 from .modeling_scanline_cnn import ScanlineCNNForImageClassification, ScanlineCNNModel
 from .modeling_scanline_lrcn import ScanlineLRCNForImageClassification, ScanlineLRCNModel
 from .modeling_scanline_vit import ScanlineViTForImageClassification, ScanlineViTModel
+from .streaming_scanline import LineResult, ScanlineStreamer
 
 for _config, _model, _classifier in (
     (ScanlineViTConfig, ScanlineViTModel, ScanlineViTForImageClassification),
@@ -39,6 +40,7 @@ for _config, _model, _classifier in (
 ScanlineImageProcessor.register_for_auto_class()
 
 __all__ = [
+    "LineResult",
     "ScanlineCNNConfig",
     "ScanlineCNNForImageClassification",
     "ScanlineCNNModel",
@@ -52,6 +54,7 @@ __all__ = [
     "ScanlineLRCNConfig",
     "ScanlineLRCNForImageClassification",
     "ScanlineLRCNModel",
+    "ScanlineStreamer",
     "ScanlineTransformerConfig",
     "ScanlineViTConfig",
     "ScanlineViTForImageClassification",

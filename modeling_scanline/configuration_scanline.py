@@ -303,6 +303,15 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
         calibration_temperatures (`list[float]`, *optional*):
             What the logits are divided by after each of them, outside training (Guo et al. 2017); between two of them
             along the logarithm of the lines, before the first and after the last the same as there.
+        decision_alphas (`list[float]`, *optional*):
+            Errors among decisions that held-out scans bear out. Rising.
+        decision_thresholds (`list[float]`, *optional*):
+            For each of them, the probability of the most probable state, after one of the numbers of lines in
+            `calibration_lines`, from which on a stream decides.
+        change_weights (`list[float]`, *optional*):
+            Of the logistic regression that finds tip changes in a stream, see [`ChangeDetector`].
+        change_threshold (`float`, *optional*, defaults to 0.5):
+            Probability from which on a stream takes the tip as changed.
     """
 
     model_type = "scanline_causal"
@@ -319,6 +328,10 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     use_cache: bool = False
     calibration_lines: list[int] | None = None
     calibration_temperatures: list[float | int] | None = None
+    decision_alphas: list[float] | None = None
+    decision_thresholds: list[float | int] | None = None
+    change_weights: list[float] | None = None
+    change_threshold: float = 0.5
 
     def __post_init__(self, **kwargs):
         kwargs.setdefault("auto_map", {"AutoModel": "modeling_scanline_causal.ScanlineCausalModel"})
@@ -386,6 +399,35 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
                 "calibration_lines must be rising and as many as calibration_temperatures, which must be greater than "
                 f"0, got {lines} and {temperatures}."
             )
+
+    def validate_decisions(self) -> None:
+        """Raises `ValueError` for thresholds that cannot be used."""
+        alphas, thresholds = self.decision_alphas or [], self.decision_thresholds or []
+        rising = all(low < high for low, high in zip([0, *alphas], [*alphas, 1], strict=True))
+        if len(alphas) != len(thresholds) or not rising or any(not 0 <= value <= 1 for value in thresholds):
+            raise ValueError(
+                "decision_alphas must rise between 0 and 1 and be as many as decision_thresholds, which must lie in "
+                f"[0, 1], got {alphas} and {thresholds}."
+            )
+        if alphas and not self.calibration_lines:
+            raise ValueError(
+                "decision_thresholds need calibration_lines: decisions fall after these numbers of lines."
+            )
+
+    def validate_changes(self) -> None:
+        """Raises `ValueError` for a threshold that is no probability."""
+        check_probabilities(self, "change_threshold")
+
+    def decision_threshold(self, alpha: float) -> float:
+        """The threshold for an error of at most `alpha`; raises `ValueError` where there is none."""
+        within = [place for place, stated in enumerate(self.decision_alphas or []) if stated <= alpha]
+        if not 0 < alpha < 1 or not within:
+            known = (
+                f"from {self.decision_alphas[0]} on" if self.decision_alphas else "of no size, as nothing is stored"
+            )
+            raise ValueError(f"No threshold is known for alpha={alpha}: this model can bear out errors {known}.")
+        assert self.decision_thresholds is not None  # validated beside the alphas
+        return float(self.decision_thresholds[within[-1]])
 
 
 __all__ = [

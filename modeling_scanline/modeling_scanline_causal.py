@@ -1,6 +1,7 @@
 """The causal scanline transformer: a verdict after every line, from that line and the lines before it."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -27,6 +28,9 @@ from .layers_scanline import (
     check_pixel_values,
     judge_scans,
 )
+
+if TYPE_CHECKING:
+    from .streaming_scanline import ScanlineStreamer
 
 
 class ScanlineCache(Cache):
@@ -171,14 +175,14 @@ class ScanlineTokenizer(nn.Module):
         self.with_maximum = config.tokenizer_pooling == "mean_max"
         self.projection = nn.Linear(config.tokenizer_channels[-1] * (1 + self.with_maximum), config.hidden_size)
 
-    def forward(self, pixel_values: torch.Tensor, cache: ScanlineCache | None) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, line_buffers: dict[int, torch.Tensor] | None) -> torch.Tensor:
         # channels last: the convolutions are memory-bound, and the normalization over channels needs no copy
         features = pixel_values.unsqueeze(1).contiguous(memory_format=torch.channels_last)
         for stage_idx, stage in enumerate(self.stages):
-            previous = None if cache is None else cache.line_buffers.get(stage_idx)
+            previous = None if line_buffers is None else line_buffers.get(stage_idx)
             features, last_lines = stage(features, previous)
-            if cache is not None:
-                cache.line_buffers[stage_idx] = last_lines.clone()  # a view would keep the whole chunk alive
+            if line_buffers is not None:
+                line_buffers[stage_idx] = last_lines.clone()  # a view would keep the whole chunk alive
         pooled = features.mean(dim=-1)
         if self.with_maximum:
             pooled = torch.cat((pooled, features.amax(dim=-1)), dim=1)
@@ -256,7 +260,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
             past_key_values.check_room(num_lines)
         num_seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         positions = torch.arange(num_lines, device=pixel_values.device) + num_seen
-        hidden_states = self.tokenizer(pixel_values, past_key_values)
+        hidden_states = self.tokenizer(pixel_values, None if past_key_values is None else past_key_values.line_buffers)
         position_embeddings = None
         if self.config.position_embedding_type == "rotary":
             cos, sin = self.sinusoids(positions, self.config.hidden_size // self.config.num_attention_heads)
@@ -312,6 +316,12 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
         right = right.clamp(max=len(known) - 1)
         share = (place - known[left]) / (known[right] - known[left]).clamp(min=1e-6)
         return (values[left] + share * (values[right] - values[left])).unsqueeze(-1).to(line_logits.dtype)
+
+    def streamer(self, processor: Any, **kwargs) -> "ScanlineStreamer":
+        """A [`ScanlineStreamer`] of this model, which takes scans line by line; `kwargs` are its arguments."""
+        from .streaming_scanline import ScanlineStreamer  # it imports this module; and so that its file travels
+
+        return ScanlineStreamer(self, processor, **kwargs)
 
     @can_return_tuple
     def forward(

@@ -14,7 +14,13 @@ from data_scripts.splits import Split
 from experiments.calibration import fit_temperatures
 from experiments.probabilities import Probabilities
 from experiments.release import main
-from modeling_scanline import ScanlineCausalConfig, ScanlineCausalForImageClassification, ScanlineImageProcessor
+from modeling_scanline import (
+    ScanlineCausalConfig,
+    ScanlineCausalForImageClassification,
+    ScanlineImageProcessor,
+    ScanlineStreamer,
+)
+from modeling_scanline.change_scanline import num_change_features
 
 NAMES = ["atoms", "rows", "defect"]
 RECIPE = {"model": "causal", "learning_rate": 1e-3, "split": "sessions", "load_best_model_at_end": False}
@@ -59,8 +65,9 @@ def run(tmp_path) -> Path:
     return folder
 
 
-def publish(run: Path, *folds: Path) -> int:
-    return main(["--run", str(run), "--folds", *map(str, folds), "--output", str(run.parent / "hub" / "scanline-x")])
+def publish(run: Path, *folds: Path, more: tuple[str, ...] = ()) -> int:
+    output = str(run.parent / "hub" / "scanline-x")
+    return main(["--run", str(run), "--folds", *map(str, folds), "--output", output, *more])
 
 
 @pytest.fixture
@@ -98,6 +105,31 @@ def test_temperatures_come_from_all_folds_and_figures_from_the_other_ones(hub, t
     assert whole["expected_calibration_error"] < whole["expected_calibration_error_before"]
 
 
+def test_thresholds_for_deciding_early_are_shipped_and_shown(hub):
+    decisions = json.loads((hub / "release.json").read_text())["decisions"]
+    streamer = ScanlineStreamer.from_pretrained(hub, alpha=decisions["alphas"][-1])
+    assert streamer.threshold == decisions["thresholds"][-1]
+    shown = next(row for row in decisions["early"] if row["alpha"] == decisions["alphas"][-1])
+    assert f"| alpha {shown['alpha']} | {shown['median_lines']:g} |" in (hub / "README.md").read_text()
+    assert [row["lines"] for row in decisions["fixed"]] == [20, 128]
+
+
+def test_the_search_for_tip_changes_is_shipped_and_shown(run, tmp_path):
+    row = {
+        "scans": "spliced", "threshold": 0.75, "changes": 7, "recall": 0.51, "precision": 0.625, "median_delay": None,
+        "unchanged_scans": 9, "false_alarms_per_100": 11.1,
+    }  # fmt: skip
+    weights = [0.5] * (num_change_features(32) + 1)
+    found = {"rows": [row, {**row, "threshold": 0.5}], "change_weights": weights, "change_threshold": 0.75}
+    (tmp_path / "tip_change.json").write_text(json.dumps(found))
+    folds = [leave_fold(tmp_path / f"fold{fold}", fold) for fold in range(2)]
+    assert publish(run, *folds, more=("--tip_change", str(tmp_path / "tip_change.json"))) == 0
+    hub = tmp_path / "hub" / "scanline-x"
+    config = ScanlineStreamer.from_pretrained(hub).model.config
+    assert config.change_weights == weights and config.change_threshold == 0.75
+    assert (hub / "README.md").read_text().count("| spliced | 7 | 0.510 | 0.625 |  | 9 | 11.1 |") == 1
+
+
 def test_the_card_says_what_stands_behind_its_figures(hub):
     card, release = ModelCard.load(hub / "README.md"), json.loads((hub / "release.json").read_text())
     assert "None of these figures is of the weights in this folder" in card.text
@@ -105,7 +137,7 @@ def test_the_card_says_what_stands_behind_its_figures(hub):
     for figures in release["by_lines"].values():
         assert f"{figures['auroc']['mean']:.3f}" in card.text
     tables = [block for block in card.text.split("\n\n") if block.startswith("|")]
-    assert [block.count("\n") for block in tables] == [4, 7, 7]  # by lines, by class at 20 and whole, by session
+    assert [block.count("\n") for block in tables] == [4, 8, 7, 7]  # by lines, deciding early, by class, by session
 
 
 def test_the_recipes_travel_without_paths(run, tmp_path):

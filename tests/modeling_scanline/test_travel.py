@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 scan = np.load("scan.npy")
 for folder in sys.argv[2:]:
@@ -49,6 +50,10 @@ for folder in sys.argv[2:]:
             "hidden": bare(**inputs).last_hidden_state,
             "scores": torch.tensor([answer["score"] for answer in classify(Image.fromarray(scan), top_k=4)]),
         }
+    if config.model_type == "scanline_causal":
+        loaded = get_class_from_dynamic_module("streaming_scanline.ScanlineStreamer", folder).from_pretrained(folder)
+        for name, streamer in (("streamed", model.streamer(processor)), ("loaded", loaded)):
+            results[name] = torch.tensor(streamer.update_many(scan)[-1].probabilities)
     torch.save(results, config.model_type + ".pt")
     model.save_pretrained(config.model_type)
     processor.save_pretrained(config.model_type)
@@ -132,6 +137,9 @@ def test_a_stranger_gets_the_same_numbers_and_can_pass_the_models_on(travellers,
             assert torch.equal(results["hidden"], hidden)
             scores = expected.softmax(-1)[0].sort(descending=True).values
             torch.testing.assert_close(results["scores"], scores, atol=1e-6, rtol=0)
+            if name == "scanline_causal":
+                for streamed in (results["streamed"], results["loaded"]):
+                    torch.testing.assert_close(streamed, expected.softmax(-1)[0], atol=1e-5, rtol=0)
         for file in ("config.json", "preprocessor_config.json"):
             assert json.loads((tmp_path / "second" / name / file).read_text()) == json.loads(
                 (folder / file).read_text()

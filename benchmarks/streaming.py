@@ -1,0 +1,155 @@
+"""
+How long a line takes in a stream, against running the model again on all lines so far.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.streaming
+
+Untrained weights at full size, as speed does not depend on them. Stream and recomputation take turns line by line, so
+that a busy machine slows both. Wall time is what an operator waits; the CPU time of the thread is shown beside it, as
+other processes take wall time. Then one stream of ten hours, whose memory is watched. Writes streaming.json and .md.
+"""
+
+import os
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"  # before numpy reads them
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from modeling_scanline import (  # noqa: E402
+    ScanlineCausalConfig,
+    ScanlineCausalForImageClassification,
+    ScanlineImageProcessor,
+)
+from modeling_scanline.change_scanline import num_change_features  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+WIDTH = 128
+RANGES = ((1, 32), (33, 128), (129, 256), (257, 512))  # lines, both ends included
+console = Console()
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, float]:
+    """Milliseconds that a call takes: wall time, and CPU time of this thread."""
+    wall, own = time.perf_counter(), time.thread_time()
+    function()
+    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.thread_time() - own)
+
+
+def measure(
+    model: ScanlineCausalForImageClassification, rounds: int, stride: int, seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Times by range of lines, of each way; the recomputation is done at every `stride`-th line."""
+    processor = ScanlineImageProcessor(pixels_per_line=WIDTH)
+    streamer = model.streamer(processor)
+    scans = np.random.default_rng(seed).standard_normal((rounds, RANGES[-1][1], WIDTH)).astype(np.float32)
+    times: dict[str, list[tuple[int, float, float]]] = {"stream": [], "prefix": []}
+
+    def recompute(lines: np.ndarray) -> None:
+        with torch.inference_mode():
+            model(**processor(lines, return_tensors="pt")).logits.softmax(-1)
+
+    streamer.update_many(scans[0, :16])  # what is slow the first time only
+    recompute(scans[0, :16])
+    for scan in scans:
+        streamer.reset()
+        for number, line in enumerate(scan, start=1):
+            times["stream"].append((number, *timed(lambda line=line: streamer.update(line))))  # type: ignore[misc]
+            if number % stride == 0:
+                prefix = scan[:number]
+                times["prefix"].append((number, *timed(lambda prefix=prefix: recompute(prefix))))  # type: ignore[misc]
+    return {
+        way: {f"{low}-{high}": _figures(of_way, low, high) for low, high in RANGES} for way, of_way in times.items()
+    }
+
+
+def _figures(times: list[tuple[int, float, float]], low: int, high: int) -> dict[str, float]:
+    chosen = np.array([row[1:] for row in times if low <= row[0] <= high])
+    median, late = np.quantile(chosen, [0.5, 0.99], axis=0)
+    return {"median_ms": median[0], "p99_ms": late[0], "median_cpu_ms": median[1], "p99_cpu_ms": late[1]}
+
+
+def watch_memory(model: ScanlineCausalForImageClassification, num_lines: int, seed: int) -> dict[str, Any]:
+    """Resident memory in MB while one stream goes on, after its first tenth and at the most from there on."""
+    streamer = model.streamer(ScanlineImageProcessor(pixels_per_line=WIDTH))
+    rng, process = np.random.default_rng(seed), psutil.Process()
+    samples = []
+    for number in range(num_lines):
+        streamer.update(rng.standard_normal(WIDTH, dtype=np.float32))
+        if number % max(1, num_lines // 100) == 0:
+            samples.append(process.memory_info().rss / 1e6)
+    settled = samples[len(samples) // 10 :]
+    return {"lines": num_lines, "after_a_tenth_mb": settled[0], "least_mb": min(settled), "most_mb": max(settled)}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as a page."""
+    memory = results["memory"]
+    rows = [
+        f"| {way} | {lines} | {f['median_ms']:.2f} | {f['p99_ms']:.2f} | {f['median_cpu_ms']:.2f} | "
+        f"{f['p99_cpu_ms']:.2f} |"
+        for way, of_way in results["times"].items()
+        for lines, f in of_way.items()
+    ]
+    return "\n".join(
+        [
+            "# A line in a stream\n",
+            f"`python -m benchmarks.streaming`: {results['num_parameters'] / 1e6:.1f} M parameters, float32, one "
+            f"thread of {results['machine']}, {results['rounds']} scans of {RANGES[-1][1]} lines of {WIDTH} pixels, "
+            f"{'with' if results['finds_changes'] else 'without'} the search for tip changes; load of the machine "
+            f"{results['load']:.1f}.\n",
+            "| way | lines | median, ms | 99th percentile, ms | median, ms of CPU | 99th percentile, ms of CPU |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            f"\n{memory['lines']} lines in one stream: {memory['after_a_tenth_mb']:.1f} MB after a tenth of them, "
+            f"then {memory['least_mb']:.1f} to {memory['most_mb']:.1f} MB.\n",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="scans of 512 lines")
+    parser.add_argument("--stride", type=int, default=16, help="lines between recomputations, at most 32")
+    parser.add_argument("--memory_lines", type=int, default=36_000, help="lines of the long stream")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output_dir", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    if not 1 <= arguments.stride <= RANGES[0][1]:
+        parser.error(f"--stride must lie in 1 to {RANGES[0][1]}, so that each range of lines has a recomputation.")
+    torch.set_num_threads(1)
+    torch.manual_seed(arguments.seed)
+    # weights of nothing, and a threshold that is never reached: the search runs, and finds no change
+    changes: dict[str, Any] = {
+        "change_weights": [0.0] * (num_change_features(WIDTH) + 1),
+        "change_threshold": 1.0,
+        "num_labels": 4,
+    }
+    model = ScanlineCausalForImageClassification(ScanlineCausalConfig(**changes)).eval()
+    results = {
+        "num_parameters": model.num_parameters(),
+        "machine": f"{os.cpu_count()} CPUs, torch {torch.__version__}",
+        "load": psutil.getloadavg()[0],
+        "rounds": arguments.rounds,
+        "seed": arguments.seed,
+        "finds_changes": model.config.change_weights is not None,
+        "times": measure(model, arguments.rounds, arguments.stride, arguments.seed),
+        "memory": watch_memory(model, arguments.memory_lines, arguments.seed),
+    }
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    (arguments.output_dir / "streaming.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (arguments.output_dir / "streaming.md").write_text(table(results), encoding="utf-8")
+    console.print(table(results))
+
+
+if __name__ == "__main__":
+    main()
