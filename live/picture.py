@@ -1,0 +1,73 @@
+"""A scan beside what was said of it, line by line."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from modeling_scanline.image_processing_scanline import normalize_lines
+
+PICTURE_SUFFIX = ".tip.png"
+COLOURS = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#f0e442",
+    "#000000",
+)  # Okabe and Ito 2008
+
+
+def draw_scan(lines: np.ndarray, records: Sequence[dict[str, Any]], labels: Sequence[str], title: str) -> Figure:
+    """
+    The scan, first line on top, with a strip of its states and their probabilities; decisions and changes are marked.
+
+    Args:
+        lines: heights `[num_lines, pixels]`, NaN where nothing was measured.
+        records: of each line, as [`to_record`] makes them.
+        labels: names of the states.
+        title: above it.
+    """
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    picture, strip, curves = figure.subplots(1, 3, sharey=True, width_ratios=(10, 1, 7))
+    heights = normalize_lines(torch.from_numpy(lines)[None], "line")[0][0].numpy()
+    shown = np.where(np.isfinite(lines).any(axis=1, keepdims=True), heights, np.nan)
+    picture.imshow(shown, cmap="afmhot", aspect="auto", vmin=-2.5, vmax=2.5, interpolation="nearest")
+    picture.set(ylabel="line", xlabel="pixel")
+    states = np.array([[labels.index(record["state"]) if record["state"] else -1] for record in records])
+    colours = np.array([[*_rgb(COLOURS[index % len(COLOURS)])] for index in range(len(labels))] + [[1.0, 1.0, 1.0]])
+    strip.imshow(colours[states], aspect="auto", interpolation="nearest", extent=(0, 1, len(records) - 0.5, -0.5))
+    strip.set(xticks=[], title="state")
+    number = [record["line"] for record in records]
+    for index, label in enumerate(labels):
+        values = [record["probabilities"][label] if record["probabilities"] else np.nan for record in records]
+        curves.plot(values, number, color=COLOURS[index % len(COLOURS)], label=label)
+    # not every raw line completes one that is looked at
+    changes = [(value, record["line"]) for record in records if (value := record["change_probability"]) is not None]
+    if changes:
+        curves.plot(*zip(*changes, strict=True), color="grey", linewidth=0.7, label="tip change")
+    curves.set(xlim=(0, 1), xlabel="probability")
+    curves.grid(alpha=0.3)
+    for line in (record["change_line"] for record in records if record["change_line"] is not None):
+        for axis in (picture, strip, curves):
+            axis.axhline(line, color="red", linestyle="--", linewidth=1)
+        picture.text(0, line, " tip changed", color="red", va="bottom", fontsize="small")
+    before = None
+    for record in records:
+        if record["decision"] is not None and record["decision"] != before:
+            curves.axhline(record["line"], color="black", linewidth=1)
+            curves.text(0.01, record["line"], f"decided: {record['decision']}", va="bottom", fontsize="small")
+        before = record["decision"]
+    figure.legend(
+        *curves.get_legend_handles_labels(), loc="outside lower center", ncols=len(labels) + 1, fontsize="small"
+    )
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))

@@ -1,0 +1,87 @@
+"""Scans line by line from files: records, picture, and what is said about bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import set_seed
+
+from modeling_scanline import ScanlineCausalConfig, ScanlineCausalForImageClassification, ScanlineImageProcessor
+from modeling_scanline.streaming_scanline import ScanlineStreamer
+from run_streaming import main
+
+LABELS = {0: "individual_atoms", 1: "rows", 2: "generic_defect"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    set_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    config = ScanlineCausalConfig(
+        pixels_per_line=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        tokenizer_channels=[4], tokenizer_kernel_sizes=[3], sliding_window=16, id2label=LABELS,
+        calibration_lines=[4, 16], calibration_temperatures=[1.0, 1.0], decision_alphas=[0.1],
+        decision_thresholds=[0.3],
+    )  # fmt: skip
+    ScanlineCausalForImageClassification(config).save_pretrained(folder)
+    ScanlineImageProcessor(pixels_per_line=32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def scan(tmp_path) -> Path:
+    lines = np.random.default_rng(0).standard_normal((40, 48)).astype(np.float32)
+    lines[20] = np.nan
+    np.save(tmp_path / "scan.npy", lines)
+    return tmp_path / "scan.npy"
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.with_name(f"{path.name}.tip.jsonl").read_text().splitlines()]
+
+
+def test_records_are_what_the_streamer_says(model, scan, capsys):
+    assert main(["replay", str(scan), "--model", str(model), "--alpha", "0.1"]) == 0
+    records = read(scan)
+    results = ScanlineStreamer.from_pretrained(model, alpha=0.1).update_many(np.load(scan))
+    assert [record["line"] for record in records] == list(range(40))
+    assert [record["measured"] for record in records] == [line != 20 for line in range(40)]
+    assert [record["state"] for record in records] == [result.state for result in results]
+    assert records[0]["probabilities"] is None
+    np.testing.assert_allclose(list(records[-1]["probabilities"].values()), results[-1].probabilities, atol=1e-6)
+    assert records[-1]["decision"] in LABELS.values() and records[0]["decision"] is None
+    assert f"after 40 lines {records[-1]['state']}" in capsys.readouterr().out
+
+
+def test_the_picture_is_of_the_scan(model, scan):
+    assert main(["replay", str(scan), "--model", str(model)]) == 0
+    with Image.open(scan.with_name("scan.npy.tip.png")) as picture:
+        assert min(picture.size) > 300 and len(picture.convert("RGB").getcolors(2**20)) > 50
+
+
+def test_a_file_leaves_nothing_for_the_next(model, scan, tmp_path):
+    np.save(tmp_path / "wide.npy", np.random.default_rng(1).standard_normal((20, 100)))
+    command = ["replay", str(tmp_path / "wide.npy"), str(scan), "--model", str(model), "--output_dir"]
+    assert main([*command, str(tmp_path / "both")]) == 0
+    assert main(["replay", str(scan), "--model", str(model)]) == 0
+    assert read(tmp_path / "both" / "scan.npy") == read(scan)
+
+
+def test_a_file_that_cannot_be_read_is_named_and_counted_and_the_others_are_done(model, scan, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    assert main(["replay", str(tmp_path / "broken.png"), str(scan), "--model", str(model)]) == 2
+    printed = capsys.readouterr().out
+    assert "broken.png" in printed and "1 of 2 files could not be read" in printed
+    assert len(read(scan)) == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(["--model", "no/such/folder"], "no/such/folder"), (["--alpha", "0.01"], "No threshold is known for alpha=0.01")],
+)
+def test_what_cannot_work_is_one_sentence(model, scan, options, reason, capsys):
+    assert main(["replay", str(scan), "--model", str(model), *options]) == 2
+    error = capsys.readouterr().err
+    assert reason in error and "Traceback" not in error
