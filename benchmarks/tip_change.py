@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from rich.console import Console
 from scipy.ndimage import maximum_filter1d
 from sklearn.linear_model import LogisticRegression
@@ -45,17 +45,17 @@ console = Console()
 class Scans(NamedTuple):
     """Normalized lines `[num_scans, lines, pixels]`, which were measured, and the first lines of new tips."""
 
-    lines: torch.Tensor
-    measured: torch.Tensor
+    lines: np.ndarray
+    measured: np.ndarray
     changes: list[list[int]]
 
     def __add__(self, other: "Scans") -> "Scans":  # type: ignore[override]  # as sets of scans, not as tuples
-        lines, measured = (torch.cat(pair) for pair in zip(self[:2], other[:2], strict=True))
+        lines, measured = (np.concatenate(pair) for pair in zip(self[:2], other[:2], strict=True))
         return Scans(lines, measured, self.changes + other.changes)
 
     def take(self, chosen: np.ndarray) -> "Scans":
         """Those of a mask `[num_scans]`."""
-        places = torch.from_numpy(np.flatnonzero(chosen))
+        places = np.flatnonzero(chosen)
         return Scans(self.lines[places], self.measured[places], [self.changes[place] for place in places.tolist()])
 
 
@@ -68,7 +68,9 @@ def load(name: str, num_scans: int, seed: int, **kwargs) -> tuple[Scans, np.ndar
     scans = builder.as_dataset(split="train")
     lines, measured = normalize_lines(lines_of(scans, NUM_LINES), "line")
     changes = [list(lines or []) for lines in scans["change_lines"]]
-    return Scans(lines, measured, changes), np.asarray([str(session) for session in scans["session"]])
+    return Scans(lines.numpy(), measured.bool().numpy(), changes), np.asarray(
+        [str(session) for session in scans["session"]]
+    )
 
 
 def fit(scans: Scans, seed: int = 0) -> list[float]:
@@ -80,8 +82,8 @@ def fit(scans: Scans, seed: int = 0) -> list[float]:
         distance = np.abs(candidates[:, None] - np.array([*changes, 10**6])).min(axis=1)
         # next to a change is neither with nor without
         kept = np.flatnonzero((distance == 0) | ((distance > 2) & (rng.random(len(candidates)) < KEPT)))
-        windows = lines.unfold(0, LINES_BEFORE + LINES_AFTER, 1).transpose(1, 2)
-        rows.append(change_features(windows[torch.from_numpy(kept)]).numpy())
+        windows = sliding_window_view(lines, LINES_BEFORE + LINES_AFTER, axis=0).swapaxes(1, 2)
+        rows.append(change_features(windows[kept]))
         targets.append(distance[kept] == 0)
     scaler = StandardScaler()
     standardized, target = scaler.fit_transform(np.concatenate(rows)), np.concatenate(targets)
@@ -97,7 +99,7 @@ def run(scans: Scans, weights: list[float], threshold: float) -> list[list[tuple
     found: list[list[tuple[int, int]]] = [[] for _ in scans.changes]
     for line in range(NUM_LINES):
         _, places = detector.update(scans.lines[:, line], scans.measured[:, line], line)
-        for scan in torch.nonzero(places >= 0).flatten().tolist():
+        for scan in np.flatnonzero(places >= 0).tolist():
             found[scan].append((int(places[scan]), line))
     return found
 
@@ -135,7 +137,7 @@ def find_thresholds(scans: Scans, weights: list[float]) -> dict[float, float]:
     updates = (
         detector.update(unchanged.lines[:, line], unchanged.measured[:, line], line) for line in range(NUM_LINES)
     )
-    probabilities = np.stack([probabilities.nan_to_num(0.0).numpy() for probabilities, _ in updates], axis=1)
+    probabilities = np.stack([np.nan_to_num(probabilities) for probabilities, _ in updates], axis=1)
     highest = maximum_filter1d(probabilities, 2 * NEIGHBOURS + 1, axis=1)
     peaks = np.sort(probabilities[(probabilities == highest) & (probabilities > 0)])[::-1]
     allowed = {budget: max(1, int(budget * len(unchanged.changes) / 100)) for budget in BUDGETS}

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_scanline import ScanlineImageProcessor, ScanlineStreamer
-from modeling_scanline.streaming_scanline import LineDecoder, LineResampler
+from modeling_scanline.decoding_scanline import LineDecoder
+from modeling_scanline.streaming_scanline import LineResampler
 
 WIDTHS = (128, 300, 512, 37)
 MODEL_LINES = 40
@@ -190,26 +191,33 @@ def test_thousands_of_lines_leave_the_memory_as_it_is(model, processor):
     tracemalloc.stop()
     assert grown < 20_000
     decoder = streamer.decoder
-    assert decoder.rings.shape[-2] == decoder.hidden.shape[-1] == model.config.sliding_window
-    assert all(buffer.shape[2] == 4 for buffer in decoder.line_buffers.values())
+    assert decoder.hidden.shape[-1] == model.config.sliding_window
+    assert all(layer.keys.shape[2] == model.config.sliding_window for layer in decoder.layers)
+    assert all(stage.lines.shape[1] == model.config.tokenizer_context_lines for stage in decoder.stages)
 
 
 def test_streams_of_a_batch_start_anew_one_by_one(model, make_lines):
-    lines, measured = make_lines(2, 60), torch.ones(2, 1)
-    decoder = LineDecoder(model, 2)
-    fresh = LineDecoder(model, 2)
-    with torch.inference_mode():
-        for place in range(25):
-            decoder.step(lines[:, place : place + 1], measured)
-        decoder.reset([1])
-        for place in range(25):
-            fresh.step(lines[:, place : place + 1], measured)
-        alone = LineDecoder(model, 1)
-        for place in range(25, 60):
-            line = lines[:, place : place + 1]
-            both, other = decoder.step(line, measured), fresh.step(line, measured)
-            torch.testing.assert_close(both[0], other[0], atol=1e-5, rtol=0)
-            torch.testing.assert_close(both[1:], alone.step(line[1:], measured[1:]), atol=1e-5, rtol=0)
+    lines, measured = make_lines(3, 60).numpy(), np.ones(3, dtype=bool)
+    decoder, undisturbed, alone = LineDecoder(model, 3), LineDecoder(model, 3), LineDecoder(model, 1)
+    for place in range(25):
+        decoder.step(lines[:, place], measured)
+        undisturbed.step(lines[:, place], measured)
+    decoder.reset(np.array([1]))
+    for place in range(20, 25):  # the last lines once more, in this stream only
+        decoder.step(lines[[1], place], measured[:1], np.array([1]))
+    for place in range(20, 60):
+        of_one = alone.step(lines[[1], place], measured[:1])
+        if place >= 25:
+            together, others = (each.step(lines[:, place], measured) for each in (decoder, undisturbed))
+            np.testing.assert_allclose(together[[0, 2]], others[[0, 2]], atol=1e-5)
+            np.testing.assert_allclose(together[[1]], of_one, atol=1e-5)
+
+
+def test_half_precision_is_decoded_in_full(causal, processor):
+    scan = raw_scan(37)
+    streamed = causal(dtype=torch.bfloat16).streamer(processor).update_many(scan)
+    model = causal(dtype=torch.bfloat16).float()
+    assert_streamed(streamed, *whole_scan(model, processor, scan), 37, 32)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
