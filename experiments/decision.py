@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
-from .calibration import apply_temperatures, fit_temperatures
+from .calibration import Calibration
 from .probabilities import Probabilities
 
 ALPHAS = (0.02, 0.05, 0.1, 0.15, 0.2)
@@ -103,10 +103,10 @@ def _summary(parts: Sequence[Decisions]) -> dict[str, float | None]:
 
 def cross_decided(folds: Sequence[Probabilities], alphas: Sequence[float] = ALPHAS) -> dict[str, list[dict[str, Any]]]:
     """
-    What deciding early does for sessions that neither temperatures nor thresholds have seen.
+    What deciding early does for sessions that neither calibration nor thresholds have seen.
 
     Args:
-        folds: not calibrated; temperatures and thresholds for each come from the others.
+        folds: not calibrated; calibration and thresholds for each come from the others.
         alphas: errors among decided scans.
 
     Returns:
@@ -117,9 +117,9 @@ def cross_decided(folds: Sequence[Probabilities], alphas: Sequence[float] = ALPH
     fixed: dict[int, list[Decisions]] = {count: [] for count in folds[0].line_counts.tolist()}
     for fold in folds:
         others = [other for other in folds if other is not fold]
-        temperatures = fit_temperatures(others)
-        thresholds = fit_thresholds([apply_temperatures(other, temperatures) for other in others], alphas)
-        calibrated = apply_temperatures(fold, temperatures)
+        calibration = Calibration.fit(others)
+        thresholds = fit_thresholds([calibration.apply(other) for other in others], alphas)
+        calibrated = calibration.apply(fold)
         for alpha, of_folds in early.items():
             of_folds.append(decide(calibrated, thresholds.get(alpha, np.inf)))  # nothing promised, nothing decided
         for index, count in enumerate(fixed):

@@ -8,8 +8,8 @@ Makes a Hub folder of a model that was trained on every scan, with a card whose 
         --output model_cards/scanline-causal-hsi100
 
 The folds are runs of the same recipe, each scored on sessions that it has not seen. Their verdicts give the figures
-and the temperatures, which are written into the model's configuration; what temperatures do is measured on folds that
-they were not found on. The card says which scans stand behind every number.
+and the calibration, which is written into the model's configuration; what it does is measured on folds that it was not
+found on. The card says which scans stand behind every number.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from data_scripts.splits import Split
 
-from .calibration import apply_temperatures, cross_calibrated, fit_temperatures
+from .calibration import Calibration, cross_calibrated
 from .card import FIGURES
 from .decision import cross_decided, fit_thresholds
 from .intervals import figures_by_lines
@@ -124,15 +124,18 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
             on_missing_class="skip",
         )
 
+    def mean(of_seeds: list[dict[str, Any]], name: str) -> float:
+        return float(np.mean([score[name] for score in of_seeds]))
+
     by_lines = {}
     for key, of_key in figures.items():
         before, after = ([scores(verdict, key) for verdict in verdicts] for verdicts in (plain, calibrated))
-        errors = [[score["expected_calibration_error"] for score in of] for of in (before, after)]
         by_lines[key] = {
             **of_key,
-            "expected_calibration_error_before": float(np.mean(errors[0])),
-            "expected_calibration_error": float(np.mean(errors[1])),
-            "accuracy": float(np.mean([score["accuracy"] for score in after])),
+            "balanced_accuracy_before": mean(before, "balanced_accuracy"),
+            "expected_calibration_error_before": mean(before, "expected_calibration_error"),
+            "expected_calibration_error": mean(after, "expected_calibration_error"),
+            "accuracy": mean(after, "accuracy"),
         }
     classes = {
         key: {
@@ -153,7 +156,7 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
         }
         for session in np.unique(first.groups).tolist()
     }
-    temperatures = [round(value, 4) for value in fit_temperatures([fold.verdict for fold in folds])]
+    calibration = Calibration.fit([fold.verdict for fold in folds]).rounded()
     return {
         "run": json.loads((run / SUMMARY_FILE).read_text(encoding="utf-8")),
         "label_names": names,
@@ -167,27 +170,28 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
         "sessions": sessions,
         "calibration": {
             "lines": first.line_counts.tolist(),
-            "temperatures": temperatures,
+            "temperatures": calibration.temperatures.tolist(),
+            "biases": calibration.biases.tolist(),
         },
         "decisions": describe_decisions(
-            [[fold.verdict for fold in of_seed] for of_seed in by_seed.values()], temperatures
+            [[fold.verdict for fold in of_seed] for of_seed in by_seed.values()], calibration
         ),
     }
 
 
-def describe_decisions(seeds: Sequence[Sequence[Probabilities]], temperatures: Sequence[float]) -> dict[str, Any]:
+def describe_decisions(seeds: Sequence[Sequence[Probabilities]], calibration: Calibration) -> dict[str, Any]:
     """
     Thresholds for deciding early, and what they do.
 
     Args:
         seeds: of each seed, the verdicts of its folds, not calibrated.
-        temperatures: those that are shipped.
+        calibration: the one that is shipped.
 
     Returns:
         `alphas` and `thresholds`, which all seeds bear out; and as [`cross_decided`], means over the seeds that
         decide.
     """
-    fitted = [fit_thresholds([apply_temperatures(fold, temperatures) for fold in of_seed]) for of_seed in seeds]
+    fitted = [fit_thresholds([calibration.apply(fold) for fold in of_seed]) for of_seed in seeds]
     alphas = sorted(set.intersection(*map(set, fitted)))
     by_seed = [cross_decided(of_seed) for of_seed in seeds if len(of_seed) > 1]
 
@@ -250,6 +254,7 @@ def release(run: Path, fold_folders: Sequence[Path], output: Path, tip_change: P
     model = AutoModelForImageClassification.from_pretrained(run)
     model.config.calibration_lines = description["calibration"]["lines"]
     model.config.calibration_temperatures = description["calibration"]["temperatures"]
+    model.config.calibration_biases = description["calibration"]["biases"]
     model.config.decision_alphas = description["decisions"]["alphas"] or None
     model.config.decision_thresholds = description["decisions"]["thresholds"] or None
     description["tip_change"] = None

@@ -299,10 +299,13 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
         use_cache (`bool`, *optional*, defaults to `False`):
             Whether a forward pass returns `past_key_values`. A whole scan needs none.
         calibration_lines (`list[int]`, *optional*):
-            Numbers of lines that a temperature was found for. Rising.
+            Numbers of lines that a calibration was found for. Rising.
         calibration_temperatures (`list[float]`, *optional*):
             What the logits are divided by after each of them, outside training (Guo et al. 2017); between two of them
             along the logarithm of the lines, before the first and after the last the same as there.
+        calibration_biases (`list[list[float]]`, *optional*):
+            What is added to the logit of each state then, likewise: training may weight states, so that rare ones come
+            out too often.
         decision_alphas (`list[float]`, *optional*):
             Errors among decisions that held-out scans bear out. Rising.
         decision_thresholds (`list[float]`, *optional*):
@@ -328,6 +331,7 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     use_cache: bool = False
     calibration_lines: list[int] | None = None
     calibration_temperatures: list[float | int] | None = None
+    calibration_biases: list[list[float]] | None = None
     decision_alphas: list[float] | None = None
     decision_thresholds: list[float | int] | None = None
     change_weights: list[float] | None = None
@@ -391,7 +395,7 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
             raise ValueError(f"sliding_window must be at least 2, got {self.sliding_window}.")
 
     def validate_calibration(self) -> None:
-        """Raises `ValueError` for temperatures that cannot be used."""
+        """Raises `ValueError` for a calibration that cannot be used."""
         lines, temperatures = self.calibration_lines or [], self.calibration_temperatures or []
         rising = all(low < high for low, high in zip([0, *lines], lines, strict=False))
         if len(lines) != len(temperatures) or not rising or any(value <= 0 for value in temperatures):
@@ -399,6 +403,13 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
                 "calibration_lines must be rising and as many as calibration_temperatures, which must be greater than "
                 f"0, got {lines} and {temperatures}."
             )
+        if self.calibration_biases is not None:
+            sizes = [len(biases) for biases in self.calibration_biases]
+            if sizes != [self.num_labels] * len(lines):
+                raise ValueError(
+                    f"calibration_biases must have one entry for each of {lines}, each of {self.num_labels} biases, "
+                    f"got {sizes}."
+                )
 
     def validate_decisions(self) -> None:
         """Raises `ValueError` for thresholds that cannot be used."""

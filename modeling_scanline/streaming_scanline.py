@@ -171,12 +171,13 @@ class ScanlineStreamer:
         self.labels = [str(name) for _, name in sorted((config.id2label or {}).items())]
         self.threshold = None if alpha is None else config.decision_threshold(alpha)
         self.decision_lines = frozenset(config.calibration_lines or ())
-        with torch.inference_mode():
-            self.decoder = LineDecoder(model, batch_size)
-            self.temperatures = np.ones((1, 1), np.float32)
-            if config.calibration_lines:
-                until_last = torch.empty(1, config.calibration_lines[-1], 1)
-                self.temperatures = model.temperatures(until_last, 0).numpy()
+        self.decoder = LineDecoder(model, batch_size)
+        # after each number of lines; after more of them as after the last
+        self.temperatures = np.ones((1, 1), np.float32)
+        self.biases = np.zeros((1, len(self.labels)), np.float32)
+        if config.calibration_lines:
+            until_last = model.calibration(1, config.calibration_lines[-1])
+            self.temperatures, self.biases = (values.numpy() for values in until_last)
         self.resampler = LineResampler(config.pixels_per_line)
         self.restart = restart
         self.detector: ChangeDetector | None = None
@@ -305,7 +306,7 @@ class ScanlineStreamer:
         logits = self.decoder.classify(self.decoder.step(values, measured, scans))
         self.num_lines[scans] += 1
         place = np.minimum(self.num_lines[scans], len(self.temperatures)) - 1
-        logits = logits / self.temperatures[place]
+        logits = logits / self.temperatures[place] + self.biases[place]
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
         self.probabilities[scans] = np.where(measured[:, None], probabilities, self.probabilities[scans])

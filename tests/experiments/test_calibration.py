@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.calibration import cross_calibrated, fit_temperature, fit_temperatures, with_temperature
+from experiments.calibration import Calibration, calibrate, cross_calibrated, fit_calibration
 from experiments.probabilities import Probabilities
 
 quick = settings(deadline=None, derandomize=True, max_examples=15)
@@ -12,9 +12,9 @@ quick = settings(deadline=None, derandomize=True, max_examples=15)
 def overconfident(seed: int, factor: float, num_scans: int = 4000) -> tuple[np.ndarray, np.ndarray]:
     """Verdicts whose honest logits were multiplied by `factor`, and labels drawn from the honest ones."""
     rng = np.random.default_rng(seed)
-    honest = with_temperature(np.exp(1.5 * rng.standard_normal((num_scans, 4))), 1.0)
+    honest = calibrate(np.exp(1.5 * rng.standard_normal((num_scans, 4))), 1.0)
     labels = (honest.cumsum(axis=1) < rng.random((num_scans, 1))).sum(axis=1).clip(max=3)
-    return with_temperature(honest, 1 / factor), labels
+    return calibrate(honest, 1 / factor), labels
 
 
 def of_fold(seed: int, factors: list[float]) -> Probabilities:
@@ -31,34 +31,50 @@ def of_fold(seed: int, factors: list[float]) -> Probabilities:
     )
 
 
-class TestTemperature:
+class TestOfOneLineCount:
     @quick
     @given(seed=st.integers(0, 10**6), factor=st.floats(0.3, 5))
     def test_takes_back_what_was_too_sure(self, seed, factor):
-        assert fit_temperature(*overconfident(seed, factor)) == pytest.approx(factor, rel=0.12)
+        temperature, biases = fit_calibration(*overconfident(seed, factor))
+        assert temperature == pytest.approx(factor, rel=0.12)
+        np.testing.assert_allclose(biases, 0, atol=0.15)
 
-    def test_leaves_the_state_and_the_sum(self):
+    def test_takes_back_the_weight_of_a_state(self):
+        honest, labels = overconfident(0, 1.0)
+        weighted = calibrate(honest, 0.5, np.array([2.0, 0, 0, 0]))
+        temperature, biases = fit_calibration(weighted, labels)
+        found = calibrate(weighted, temperature, biases)
+        assert np.abs(weighted - honest).mean() > 0.1 > 0.01 > np.abs(found - honest).mean()
+
+    def test_a_temperature_alone_leaves_the_state_and_the_sum(self):
         probabilities, _ = overconfident(0, 3.0)
-        changed = with_temperature(probabilities, 2.0)
+        changed = calibrate(probabilities, 2.0)
         np.testing.assert_array_equal(changed.argmax(axis=1), probabilities.argmax(axis=1))
         np.testing.assert_allclose(changed.sum(axis=1), 1)
-        np.testing.assert_allclose(with_temperature(probabilities, 1.0), probabilities, atol=1e-6)
+        np.testing.assert_allclose(calibrate(probabilities, 1.0), probabilities, atol=1e-6)
 
     def test_certain_and_wrong_is_finite(self):
-        assert np.isfinite(fit_temperature(np.eye(4)[[0, 1, 2, 3]], np.array([1, 2, 3, 0])))
+        temperature, biases = fit_calibration(np.eye(4)[[0, 1, 2, 3]], np.array([1, 2, 3, 0]))
+        assert np.isfinite([temperature, *biases]).all()
+
+    def test_a_state_that_never_occurs_keeps_a_chance(self):
+        probabilities, labels = overconfident(0, 1.0)
+        _, biases = fit_calibration(probabilities[labels > 0], labels[labels > 0])
+        assert -10 < biases[0] < -1
 
 
 class TestFolds:
     def test_each_line_count_has_its_own(self):
-        np.testing.assert_allclose(
-            fit_temperatures([of_fold(0, [3.0, 1.5]), of_fold(1, [3.0, 1.5])]), [3, 1.5], rtol=0.1
-        )
+        found = Calibration.fit([of_fold(0, [3.0, 1.5]), of_fold(1, [3.0, 1.5])])
+        np.testing.assert_allclose(found.temperatures, [3, 1.5], rtol=0.1)
+        assert found.biases.shape == (2, 4)
 
     def test_of_a_fold_come_from_the_others(self):
         folds = [of_fold(0, [1.0, 4.0]), of_fold(1, [1.0, 2.0])]
-        first, second = cross_calibrated(folds)
-        np.testing.assert_allclose(first.whole, with_temperature(folds[0].whole, fit_temperatures([folds[1]])[1]))
-        np.testing.assert_allclose(second.whole, with_temperature(folds[1].whole, fit_temperatures([folds[0]])[1]))
+        for place, changed in enumerate(cross_calibrated(folds)):
+            expected = Calibration.fit([folds[1 - place]]).apply(folds[place])
+            np.testing.assert_allclose(changed.whole, expected.whole)
+            np.testing.assert_allclose(changed.by_lines, expected.by_lines)
 
     def test_a_model_without_a_verdict_yet_stays_without(self):
         fold = of_fold(0, [1.0, 2.0])

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
 from data_scripts.splits import Split
-from experiments.calibration import fit_temperatures
+from experiments.calibration import Calibration
 from experiments.probabilities import Probabilities
 from experiments.release import main
 from modeling_scanline import (
@@ -91,15 +91,18 @@ def test_the_folder_loads_where_the_project_is_not_known_and_is_calibrated(hub, 
     lines = torch.from_numpy(np.load(tmp_path / "lines.npy"))
     with torch.no_grad():
         plain = AutoModelForImageClassification.from_pretrained(run).eval()(pixel_values=lines).logits[0]
-    temperature = json.loads((hub / "release.json").read_text())["calibration"]["temperatures"][-1]
-    assert temperature != pytest.approx(1, abs=0.05)
-    np.testing.assert_allclose(json.loads(printed), (plain / temperature).tolist(), atol=1e-5)
+    calibration = json.loads((hub / "release.json").read_text())["calibration"]
+    temperature, biases = calibration["temperatures"][-1], calibration["biases"][-1]
+    assert temperature != pytest.approx(1, abs=0.05) and np.abs(biases).max() > 0.05
+    np.testing.assert_allclose(json.loads(printed), plain / temperature + torch.tensor(biases), atol=1e-5)
 
 
-def test_temperatures_come_from_all_folds_and_figures_from_the_other_ones(hub, tmp_path):
+def test_the_calibration_comes_from_all_folds_and_figures_from_the_other_ones(hub, tmp_path):
     release = json.loads((hub / "release.json").read_text())
     verdicts = [Probabilities.load(tmp_path / f"fold{fold}") for fold in range(2)]
-    np.testing.assert_allclose(release["calibration"]["temperatures"], fit_temperatures(verdicts), atol=1e-3)
+    expected = Calibration.fit(verdicts)
+    np.testing.assert_allclose(release["calibration"]["temperatures"], expected.temperatures, atol=1e-3)
+    np.testing.assert_allclose(release["calibration"]["biases"], expected.biases, atol=1e-3)
     assert release["num_scans"] == 2 * NUM_SCANS and len(release["sessions"]) == 6
     whole = release["by_lines"]["whole"]
     assert whole["expected_calibration_error"] < whole["expected_calibration_error_before"]
@@ -137,7 +140,7 @@ def test_the_card_says_what_stands_behind_its_figures(hub):
     for figures in release["by_lines"].values():
         assert f"{figures['auroc']['mean']:.3f}" in card.text
     tables = [block for block in card.text.split("\n\n") if block.startswith("|")]
-    assert [block.count("\n") for block in tables] == [4, 8, 7, 7]  # by lines, deciding early, by class, by session
+    assert [block.count("\n") for block in tables] == [4, 3, 8, 7, 7]  # by lines, biases, deciding early, ...
 
 
 def test_the_recipes_travel_without_paths(run, tmp_path):

@@ -228,6 +228,13 @@ def test_a_configuration_that_became_impossible_is_not_saved(tmp_path):
         {"calibration_temperatures": [1.0]},
     ],
 )
-def test_impossible_calibrations_are_refused(changes):
+def test_impossible_temperatures_are_refused(changes):
     with pytest.raises(StrictDataclassClassValidationError, match="calibration_lines must be rising"):
         ScanlineCausalConfig(**changes)
+
+
+@pytest.mark.parametrize("biases", [[[0.0, 0.0]], [[0.0, 0.0], [0.0]], [[0.0, 0.0, 0.0]] * 2, []])
+def test_impossible_biases_are_refused(biases):
+    calibration = {"calibration_lines": [5, 10], "calibration_temperatures": [1.0, 1.0]}
+    with pytest.raises(StrictDataclassClassValidationError, match="calibration_biases must have one entry for each"):
+        ScanlineCausalConfig(num_labels=2, **calibration, calibration_biases=biases)

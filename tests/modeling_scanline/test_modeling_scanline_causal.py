@@ -395,6 +395,16 @@ def test_temperatures_are_not_trained_with(calibrated, model, lines):
     model.eval()
 
 
+def test_biases_are_added_after_each_line(calibrated, causal, lines):
+    biases = [[0.0, 1.0, 0.0, -1.0], [0.0, 3.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0]]
+    biased = causal(**TEMPERATURES, calibration_biases=biases)
+    biased.load_state_dict(calibrated.state_dict())
+    with torch.no_grad():
+        added = (biased(lines).line_logits - calibrated(lines).line_logits)[0]
+    for count, expected in {1: biases[0], 8: [0.0, 2.0, 0.0, -0.5], 16: biases[1], 50: biases[2]}.items():
+        torch.testing.assert_close(added[count - 1], torch.tensor(expected), atol=1e-4, rtol=0)
+
+
 def test_one_temperature_for_all_lines(causal, lines, model, whole):
     one = causal(calibration_lines=[20], calibration_temperatures=[2.0])
     one.load_state_dict(model.state_dict())
