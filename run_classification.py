@@ -59,10 +59,15 @@ from experiments.library_models import (
 from experiments.run_folder import METRICS_FILE, SPLIT_FILE, machine, write_recipe, write_summary
 from experiments.scoring import TipStateScorer, score_part, split_outputs
 from experiments.trainer import ScanlineTrainer
-from modeling_scanline import ScanlineConfig, ScanlineImageProcessor
+from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineImageProcessor
 
 logger = logging.getLogger("run_classification")
 console = Console()
+# entries of a configuration that hold for the weights and the scans they were found with
+FOUND_AFTER_TRAINING = (
+    "calibration_lines", "calibration_temperatures", "calibration_biases", "decision_alphas", "decision_thresholds",
+    "familiarity_mean", "familiarity_whitening", "familiarity_lines", "familiarity_thresholds",
+)  # fmt: skip
 MAX_TRAIN_SCORED = 2000  # training scans that are scored at the end, evenly from all
 BAD_INPUT = (ValueError, OSError, RuntimeError, StrictDataclassError, SafetensorError)
 
@@ -135,6 +140,8 @@ def build_model(arguments: ModelArguments, data_arguments: DataArguments, data: 
         changes.pop("id2label"), changes.pop("label2id")
     if data is not None:
         changes["class_weights"] = data.class_weights
+        if saved.model_type == ScanlineCausalConfig.model_type:
+            changes.update(dict.fromkeys(FOUND_AFTER_TRAINING))
     if not of_library:
         model = AutoModelForImageClassification.from_pretrained(source, ignore_mismatched_sizes=True, **changes)
         return model, processor

@@ -13,7 +13,7 @@ false alarms per 100 unchanged scans of the fit. Writes tip_change.json, with th
 import argparse
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -22,55 +22,17 @@ from scipy.ndimage import maximum_filter1d
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from data_scripts.builders import BUILDERS
-from data_scripts.scan_dataset import lines_of
 from data_scripts.splits import Split
-from modeling_scanline import normalize_lines
 from modeling_scanline.change_scanline import LINES_AFTER, LINES_BEFORE, NEIGHBOURS, ChangeDetector, change_features
 
+from .streams import NUM_LINES, SIMULATION, WIDTH, Scans, load
+
 RESULTS = Path(__file__).parent / "results"
-WIDTH = 128
-NUM_LINES = 128
 TOLERANCE = 3  # lines
 BUDGETS = (2.0, 5.0, 10.0)  # false alarms per 100 scans without a change
 SHIPPED_BUDGET = 10.0  # in the fit, most of them on simulated defects; real clear scans give far fewer
-SIMULATION = {
-    "simulation_surface": "h-si100", "simulation_noise": 1.0, "simulation_pixels_per_period": 3.0,
-    "simulation_clarity": 2.0,
-}  # fmt: skip
 KEPT = 0.25  # of the lines without a change, in the fit
 console = Console()
-
-
-class Scans(NamedTuple):
-    """Normalized lines `[num_scans, lines, pixels]`, which were measured, and the first lines of new tips."""
-
-    lines: np.ndarray
-    measured: np.ndarray
-    changes: list[list[int]]
-
-    def __add__(self, other: "Scans") -> "Scans":  # type: ignore[override]  # as sets of scans, not as tuples
-        lines, measured = (np.concatenate(pair) for pair in zip(self[:2], other[:2], strict=True))
-        return Scans(lines, measured, self.changes + other.changes)
-
-    def take(self, chosen: np.ndarray) -> "Scans":
-        """Those of a mask `[num_scans]`."""
-        places = np.flatnonzero(chosen)
-        return Scans(self.lines[places], self.measured[places], [self.changes[place] for place in places.tolist()])
-
-
-def load(name: str, num_scans: int, seed: int, **kwargs) -> tuple[Scans, np.ndarray]:
-    """Scans of a builder, and the session of each."""
-    data_dir = kwargs.pop("data_dir", None)
-    options = {"num_scans": num_scans, "simulation_seed": seed, **kwargs}
-    builder = BUILDERS[name](data_dir=data_dir, options=options, pixels_per_line=WIDTH, max_lines=NUM_LINES)
-    builder.download_and_prepare()
-    scans = builder.as_dataset(split="train")
-    lines, measured = normalize_lines(lines_of(scans, NUM_LINES), "line")
-    changes = [list(lines or []) for lines in scans["change_lines"]]
-    return Scans(lines.numpy(), measured.bool().numpy(), changes), np.asarray(
-        [str(session) for session in scans["session"]]
-    )
 
 
 def fit(scans: Scans, seed: int = 0) -> list[float]:
@@ -178,7 +140,10 @@ def main() -> None:
     spliced, sessions = load("spliced", arguments.num_spliced, 0, data_dir=arguments.data_dir)
     parts = Split.load(arguments.split_file).sessions
     train, validation = (spliced.take(np.isin(sessions, parts[name])) for name in ("train", "validation"))
-    simulated = [load("simulated", arguments.num_simulated // 2, seed, **SIMULATION)[0] for seed in (5, 6)]
+    simulated = [
+        load("simulated", arguments.num_simulated // 2, seed, simulation_surface="h-si100", **SIMULATION)[0]
+        for seed in (5, 6)
+    ]
     fitted = train + simulated[0]
     weights = fit(fitted)
     rows, shipped = [], 1.0

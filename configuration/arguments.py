@@ -20,6 +20,7 @@ from data_scripts.labels import LABEL_POLICIES
 from data_scripts.source import ScanSource
 from data_scripts.splits import SPLIT_METHODS
 from modeling_scanline import ScanlineCausalConfig, ScanlineCNNConfig, ScanlineLRCNConfig, ScanlineViTConfig
+from modeling_scanline.image_processing_scanline import NORMALIZATIONS
 
 RECIPES = Path(__file__).parent / "recipes"
 MODEL_CONFIGS = {
@@ -119,9 +120,10 @@ class DataArguments(ScanSource):
     normalization: str = field(
         default="line",
         metadata={
-            "help": "Heights to mean 0 and standard deviation 1: of each line, of the scan as a whole (global), "
-            "or not at all (none).",
-            "choices": ["line", "global", "none"],
+            "help": "Heights to mean 0 and standard deviation 1: of each line, of each line after taking out a "
+            "straight line (flat_line, for heights as the microscope measures them), of the scan as a whole "
+            "(global), or not at all (none).",
+            "choices": list(NORMALIZATIONS),
         },
     )
     train_labels: str = field(

@@ -10,8 +10,8 @@ from .probabilities import Probabilities
 
 SMALLEST = 1e-7  # probability that a certain verdict still leaves to the others, so that its logarithm exists
 LARGEST_TEMPERATURE = 20.0
-# Of the squares of the biases, in the loss: a rare state keeps some of the weight that training gave it. With none, what
-# people saw in the folds of finetune_small is no more likely, and balanced accuracy lower by a point.
+# Of the squares of the biases, in the loss: a rare state keeps some of the weight that training gave it. With none,
+# the labels of the folds of finetune_small are no more likely, and balanced accuracy is lower by a point.
 SHRINKAGE = 0.01
 
 

@@ -34,7 +34,7 @@ def draw_scan(lines: np.ndarray, records: Sequence[dict[str, Any]], labels: Sequ
     """
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     picture, strip, curves = figure.subplots(1, 3, sharey=True, width_ratios=(10, 1, 7))
-    heights = normalize_lines(torch.from_numpy(lines)[None], "line")[0][0].numpy()
+    heights = normalize_lines(torch.from_numpy(lines)[None], "flat_line")[0][0].numpy()
     shown = np.where(np.isfinite(lines).any(axis=1, keepdims=True), heights, np.nan)
     picture.imshow(shown, cmap="afmhot", aspect="auto", vmin=-2.5, vmax=2.5, interpolation="nearest")
     picture.set(ylabel="line", xlabel="pixel")

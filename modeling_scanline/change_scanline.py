@@ -33,9 +33,22 @@ def _mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.add.reduce(values, axis=axis) / values.shape[axis]
 
 
+def num_bands(pixels_per_line: int) -> int:
+    """Bands of a spectrum."""
+    return band_weights(pixels_per_line).shape[1]
+
+
+def line_spectra(lines: np.ndarray) -> np.ndarray:
+    """Logarithm of the power in each band of normalized lines `[..., pixels_per_line]`, `[..., bands]` in float32."""
+    width = lines.shape[-1]
+    spectrum = np.fft.rfft(lines * taper(width))
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+    return np.log(power @ band_weights(width) + np.float32(1e-3))
+
+
 def num_change_features(pixels_per_line: int) -> int:
     """How many features [`change_features`] gives."""
-    return 2 * band_weights(pixels_per_line).shape[1] + 20
+    return 2 * num_bands(pixels_per_line) + 20
 
 
 def change_features(windows: np.ndarray) -> np.ndarray:
@@ -61,9 +74,7 @@ def change_features(windows: np.ndarray) -> np.ndarray:
         if lag == 1:
             median = np.sort(before, axis=1)[:, (before.shape[1] - 1) // 2]
             features += [before[:, -1], median, before.min(axis=1), after[:, 0], after.min(axis=1)]
-    spectrum = np.fft.rfft(windows * taper(width))
-    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-    spectra = np.log(power @ band_weights(width) + np.float32(1e-3))
+    spectra = line_spectra(windows)
     before, after = spectra[:, :first], spectra[:, first:]
     steps = _mean(np.square(spectra[:, first - 1 : first + 2] - spectra[:, first - 2 : first + 1]))
     middles = [_mean(of, axis=1) for of in (before, after)]

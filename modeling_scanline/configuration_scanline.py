@@ -315,6 +315,14 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
             Of the logistic regression that finds tip changes in a stream, see [`ChangeDetector`].
         change_threshold (`float`, *optional*, defaults to 0.5):
             Probability from which on a stream takes the tip as changed.
+        familiarity_mean (`list[float]`, *optional*):
+            Mean of what a stream compares with the scans of training, see [`FamiliarityMeter`].
+        familiarity_whitening (`list[float]`, *optional*):
+            Lower triangle of the matrix that makes its deviations comparable.
+        familiarity_lines (`list[int]`, *optional*):
+            Numbers of lines that a threshold was found for. Rising.
+        familiarity_thresholds (`list[float]`, *optional*):
+            Distance from which on a scan is unlike those of training, after each of them.
     """
 
     model_type = "scanline_causal"
@@ -336,6 +344,10 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     decision_thresholds: list[float | int] | None = None
     change_weights: list[float] | None = None
     change_threshold: float = 0.5
+    familiarity_mean: list[float] | None = None
+    familiarity_whitening: list[float] | None = None
+    familiarity_lines: list[int] | None = None
+    familiarity_thresholds: list[float] | None = None
 
     def __post_init__(self, **kwargs):
         kwargs.setdefault("auto_map", {"AutoModel": "modeling_scanline_causal.ScanlineCausalModel"})
@@ -428,6 +440,22 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     def validate_changes(self) -> None:
         """Raises `ValueError` for a threshold that is no probability."""
         check_probabilities(self, "change_threshold")
+
+    def validate_familiarity(self) -> None:
+        """Raises `ValueError` for distances that cannot be used."""
+        size = len(self.familiarity_mean or [])
+        if len(self.familiarity_whitening or []) != size * (size + 1) // 2:
+            raise ValueError(
+                f"familiarity_whitening must be the lower triangle for the {size} of familiarity_mean, "
+                f"{size * (size + 1) // 2} numbers, got {len(self.familiarity_whitening or [])}."
+            )
+        lines, thresholds = self.familiarity_lines or [], self.familiarity_thresholds or []
+        rising = all(low < high for low, high in zip([0, *lines], lines, strict=False))
+        if len(lines) != len(thresholds) or not rising or min(thresholds, default=1) <= 0 or bool(lines) != bool(size):
+            raise ValueError(
+                "familiarity_lines must be rising and as many as familiarity_thresholds, which must be greater than "
+                f"0, and none only without familiarity_mean, got {lines} and {thresholds}."
+            )
 
     def decision_threshold(self, alpha: float) -> float:
         """The threshold for an error of at most `alpha`; raises `ValueError` where there is none."""

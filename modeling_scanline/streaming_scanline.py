@@ -11,10 +11,11 @@ from transformers import PreTrainedConfig
 from .change_scanline import LINES_OF_NEW_TIP, ChangeDetector, num_change_features
 from .configuration_scanline import ScanlineCausalConfig
 from .decoding_scanline import ALL, LineDecoder, Streams
-from .image_processing_scanline import ScanlineImageProcessor, normalize_lines
+from .familiarity_scanline import FamiliarityMeter
+from .image_processing_scanline import ScanlineImageProcessor, flatten_lines, normalize_lines
 from .modeling_scanline_causal import ScanlineCausalForImageClassification
 
-CAUSAL_NORMALIZATIONS = ("line", "none")
+CAUSAL_NORMALIZATIONS = ("line", "flat_line", "none")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class LineResult:
             raw line completed several; `None` where it completed none, with too few lines, and without
             `change_weights`.
         change_line: index of the first raw line of a new tip, in the one result in which it is found; else `None`.
+        unfamiliarity: how far the scan, as far as its last `MEMORY` model lines go, is from those of training: unlike
+            them where more than 1; `None` with too few lines, and where the configuration says nothing of them.
     """
 
     line: int
@@ -45,6 +48,12 @@ class LineResult:
     decision: str | None
     change_probability: float | None = None
     change_line: int | None = None
+    unfamiliarity: float | None = None
+
+    @property
+    def familiar(self) -> bool | None:
+        """Whether the scan looks like those of training; `None` where nobody knows."""
+        return None if self.unfamiliarity is None else self.unfamiliarity <= 1
 
 
 class LineResampler:
@@ -130,7 +139,7 @@ class ScanlineStreamer:
 
     Args:
         model: a causal model with a `sliding_window`. It is set to evaluation mode; its weights are read here.
-        processor: its image processor, with `normalization` `"line"` or `"none"`.
+        processor: its image processor, with any `normalization` but `"global"`.
         alpha: error that is accepted among decisions, in (0, 1): decides as soon as the evidence allows it by the
             thresholds in the model's configuration. `None` never decides.
         batch_size: number of scans that advance together.
@@ -190,6 +199,7 @@ class ScanlineStreamer:
             self.detector = ChangeDetector(
                 config.change_weights, config.change_threshold, config.pixels_per_line, batch_size
             )
+        self.familiarity = FamiliarityMeter(config, batch_size) if config.familiarity_mean else None
         self.reset()
 
     @classmethod
@@ -224,6 +234,9 @@ class ScanlineStreamer:
         self.decoder.reset()
         if self.detector is not None:
             self.detector.reset()
+        if self.familiarity is not None:
+            self.familiarity.reset()
+        self.unfamiliarity = np.full(self.batch_size, np.nan)
         # the last measured lines, as the decoder took them
         self.recent = np.zeros((self.batch_size, LINES_OF_NEW_TIP, self.model.config.pixels_per_line), np.float32)
         self.num_lines = np.zeros(self.batch_size, dtype=np.int64)
@@ -268,7 +281,10 @@ class ScanlineStreamer:
             raise ValueError(f"Expected lines of shape [{self.batch_size}, width], got {list(heights.shape)}.")
         self.change_probabilities = np.full(self.batch_size, np.nan)
         self.change_lines = np.full(self.batch_size, -1)
-        for model_lines in self.resampler(heights):
+        lines = heights
+        if self.processor.normalization == "flat_line":
+            lines = flatten_lines(torch.from_numpy(heights)).numpy()
+        for model_lines in self.resampler(lines):
             self._advance(torch.from_numpy(model_lines))
         measured = np.isfinite(heights).any(axis=1).tolist()
         return [self._result(scan, measured[scan]) for scan in range(self.batch_size)]
@@ -278,14 +294,17 @@ class ScanlineStreamer:
         values, mask = normalize_lines(model_lines, self.processor.normalization)
         measured = mask.bool().numpy()
         self._classify(values.numpy(), measured, ALL)
+        self.recent[measured, :-1], self.recent[measured, -1] = self.recent[measured, 1:], values.numpy()[measured]
+        if self.processor.normalization == "none":
+            values, _ = normalize_lines(model_lines, "line")
+        if self.familiarity is not None:
+            self.unfamiliarity = self.familiarity.update(values.numpy(), measured)
         if self.detector is None:
             return
         assert self.resampler.width is not None
-        normalized = values if self.processor.normalization == "line" else normalize_lines(model_lines, "line")[0]
         # the first raw line of this model line
         number = (self.resampler.num_model_lines - 1) * self.resampler.width // self.resampler.pixels_per_line
-        self.recent[measured, :-1], self.recent[measured, -1] = self.recent[measured, 1:], values.numpy()[measured]
-        probabilities, places = self.detector.update(normalized.numpy(), measured, number)
+        probabilities, places = self.detector.update(values.numpy(), measured, number)
         self.change_probabilities = np.fmax(self.change_probabilities, probabilities)
         found = np.flatnonzero(places >= 0)
         self.change_lines[found] = places[found]
@@ -329,6 +348,7 @@ class ScanlineStreamer:
             decision=self.decisions[scan],
             change_probability=None if np.isnan(change) else float(change),
             change_line=None if self.change_lines[scan] < 0 else int(self.change_lines[scan]),
+            unfamiliarity=None if np.isnan(self.unfamiliarity[scan]) else float(self.unfamiliarity[scan]),
         )
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_scripts.augmentation import Augmentation
-from modeling_scanline.image_processing_scanline import normalize_lines
+from modeling_scanline.image_processing_scanline import NORMALIZATIONS, normalize_lines
 
 NUM_SCANS, NUM_LINES, NUM_PIXELS = 12, 24, 20
 COUNTS = torch.tensor([NUM_LINES, 7, 1, 0] * 3)  # measured lines: whole, partial, one, none
@@ -252,7 +252,7 @@ class TestCutoff:
     shape=st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12)),
     share=st.sampled_from([0.0, 0.2, 0.7, 1.0]),
     offset=st.sampled_from([0.0, 1e-9, 1e4]),
-    normalization=st.sampled_from(["line", "global", "none"]),
+    normalization=st.sampled_from(NORMALIZATIONS),
     seed=st.integers(0, 10**6),
 )
 def test_model_never_sees_nan(shape, share, offset, normalization, seed):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from data_scripts.augmentation import Augmentation
 from data_scripts.builders import scan_features
 from data_scripts.scan_dataset import ScanDataset, StoredLines, collate_batch, lines_of
-from modeling_scanline.image_processing_scanline import normalize_lines
+from modeling_scanline.image_processing_scanline import NORMALIZATIONS, normalize_lines
 
 NUM_LINES, WIDTH = 12, 8
 COUNTS = [12, 5, 12, 1, 9, 3, 12, 7]
@@ -45,7 +45,7 @@ class TestBatch:
     @settings(deadline=None, derandomize=True, max_examples=40)
     @given(
         indices=st.lists(st.integers(0, len(COUNTS) - 1), min_size=1, max_size=6),
-        normalization=st.sampled_from(["line", "global", "none"]),
+        normalization=st.sampled_from(NORMALIZATIONS),
     )
     def test_is_its_single_scans_stacked(self, indices, normalization):
         heights = torch.arange(float(len(COUNTS) * NUM_LINES * WIDTH)).sin().view(len(COUNTS), NUM_LINES, WIDTH)

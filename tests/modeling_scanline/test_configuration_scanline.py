@@ -238,3 +238,26 @@ def test_impossible_biases_are_refused(biases):
     calibration = {"calibration_lines": [5, 10], "calibration_temperatures": [1.0, 1.0]}
     with pytest.raises(StrictDataclassClassValidationError, match="calibration_biases must have one entry for each"):
         ScanlineCausalConfig(num_labels=2, **calibration, calibration_biases=biases)
+
+
+FAMILIARITY = {
+    "familiarity_mean": [0.0, 0.0], "familiarity_whitening": [1.0, 0.0, 1.0],
+    "familiarity_lines": [10, 20], "familiarity_thresholds": [1.0, 2.0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"familiarity_whitening": [1.0]}, "for the 2 of familiarity_mean, 3 numbers, got 1"),
+        ({"familiarity_mean": None}, "for the 0 of familiarity_mean, 0 numbers, got 3"),
+        ({"familiarity_thresholds": [1.0]}, "familiarity_lines must be rising and as many"),
+        ({"familiarity_thresholds": [1.0, 0.0]}, "familiarity_lines must be rising and as many"),
+        ({"familiarity_lines": [20, 10]}, "familiarity_lines must be rising and as many"),
+        ({"familiarity_lines": None, "familiarity_thresholds": None}, "none only without familiarity_mean"),
+    ],
+)
+def test_impossible_familiarity_is_refused(changes, reason):
+    ScanlineCausalConfig(**FAMILIARITY)
+    with pytest.raises(StrictDataclassClassValidationError, match=reason):
+        ScanlineCausalConfig(**{**FAMILIARITY, **changes})

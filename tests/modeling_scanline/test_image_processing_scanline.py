@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from modeling_scanline import ScanlineImageProcessor, as_images, normalize_lines, resample_lines
+from modeling_scanline.image_processing_scanline import NORMALIZATIONS
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_a_very_wide_model_takes_a_very_narrow_scan():
     width=st.sampled_from([37, 64, 128, 130, 300, 512]),
     num_lines=st.integers(8, 60),
     seen=st.integers(4, 60),
-    normalization=st.sampled_from(["line", "none"]),
+    normalization=st.sampled_from(["line", "flat_line", "none"]),
 )
 @settings(max_examples=40, deadline=None)
 def test_the_lines_of_a_partial_scan_are_the_first_of_the_whole(processor, width, num_lines, seen, normalization):
@@ -228,7 +229,7 @@ def test_max_lines_keeps_the_first(processor):
 # what was not measured
 
 
-@pytest.mark.parametrize("normalization", ["line", "global", "none"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("width", [128, 300])
 def test_unmeasured_lines_are_zero_and_masked(processor, width, normalization):
     scan = heights(width, width)
@@ -273,7 +274,7 @@ def test_every_line_gets_mean_0_and_deviation_1_whatever_the_unit(processor, off
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1e-7, 1.2345e6])
-@pytest.mark.parametrize("normalization", ["line", "global"])
+@pytest.mark.parametrize("normalization", ["line", "flat_line", "global"])
 @pytest.mark.parametrize("width", [128, 300])
 def test_constant_lines_become_zero(processor, constant, normalization, width):
     batch = processor(np.full((width, width), constant), return_tensors="pt", normalization=normalization)
@@ -311,6 +312,36 @@ def test_line_normalization_takes_out_jumps_between_lines(processor):
     torch.testing.assert_close(pixel_values(processor, jumps), pixel_values(processor, scan), atol=1e-4, rtol=0)
 
 
+@given(
+    slope=st.sampled_from([0.0, 1e-3, 5.0, -200.0]),
+    unit=st.sampled_from([1e-10, 1.0]),
+    width=st.sampled_from([37, 128, 300]),
+    measured=st.sampled_from([1.0, 0.5]),
+)
+@settings(max_examples=40, deadline=None)
+def test_flat_lines_know_nothing_of_tilt(processor, slope, unit, width, measured):
+    scan = heights(width, width)
+    scan[:, int(measured * width) :] = np.nan
+    tilted = unit * (scan + slope * np.linspace(-1, 1, width) * heights(width, 1))
+    flat, other = (pixel_values(processor, of, normalization="flat_line")[0] for of in (scan, tilted))
+    torch.testing.assert_close(other, flat, atol=2e-3, rtol=0)
+    assert flat.mean(-1).abs().max() < 1e-5
+
+
+def test_flat_lines_without_tilt_are_lines(processor):
+    scan = heights(20, 128)
+    places = np.arange(128) - 63.5
+    scan -= np.outer(scan @ places / (places @ places), places)
+    flat = pixel_values(processor, scan, normalization="flat_line")
+    torch.testing.assert_close(flat, pixel_values(processor, scan), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("width", [37, 128, 300])
+def test_a_line_with_tilt_and_nothing_else_is_constant(processor, width):
+    tilt = 1e-7 + 3e-9 * np.linspace(-1, 1, width, dtype=np.float32) * heights(width, 1)
+    assert not pixel_values(processor, tilt, normalization="flat_line").any()
+
+
 def test_global_normalization_keeps_jumps_between_lines(processor):
     scan = heights(20, 128)
     scan[10:] += 5
@@ -323,7 +354,7 @@ def test_none_leaves_heights_alone(processor):
     assert torch.equal(pixel_values(processor, scan, normalization="none")[0], torch.from_numpy(scan))
 
 
-@pytest.mark.parametrize("normalization", ["line", "global"])
+@pytest.mark.parametrize("normalization", ["line", "flat_line", "global"])
 def test_normalizing_twice_changes_nothing(normalization):
     once, mask = normalize_lines(torch.randn(2, 10, 32), normalization)
     twice, again = normalize_lines(once, normalization)
@@ -389,7 +420,7 @@ def test_what_is_no_image_is_refused(processor, images):
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"normalization": "median"}, "normalization must be one of line, global, none, got 'median'"),
+        ({"normalization": "median"}, "normalization must be one of line, flat_line, global, none, got 'median'"),
         ({"pixels_per_line": 0}, "pixels_per_line must be at least 1, got 0"),
         ({"max_lines": 0}, "max_lines must be at least 1, got 0"),
     ],

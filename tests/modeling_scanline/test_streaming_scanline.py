@@ -100,8 +100,9 @@ def test_with_other_positions_and_context(causal, processor, changes):
     assert_streamed(model.streamer(processor).update_many(scan), *whole_scan(model, processor, scan), 37, 32)
 
 
-def test_heights_without_normalization(model):
-    processor = ScanlineImageProcessor(pixels_per_line=32, normalization="none")
+@pytest.mark.parametrize("normalization", ["none", "flat_line"])
+def test_other_normalizations(model, normalization):
+    processor = ScanlineImageProcessor(pixels_per_line=32, normalization=normalization)
     scan = 1e10 * raw_scan(37)
     assert_streamed(model.streamer(processor).update_many(scan), *whole_scan(model, processor, scan), 37, 32)
 
