@@ -93,7 +93,9 @@ def use_all_cores(num_processes: int) -> None:
         torch.set_num_threads(os.cpu_count() or 1)
 
 
-def build_model(arguments: ModelArguments, data_arguments: DataArguments, data: Data | None) -> tuple[Any, Any]:
+def build_model(
+    arguments: ModelArguments, data_arguments: DataArguments, data: Data | None, to_train: bool
+) -> tuple[Any, Any]:
     """A new model, or one whose weights come from a folder or the Hub; and the processor that fits it."""
     changes: dict[str, Any] = dict(arguments.config_overrides)  # type: ignore[arg-type]
     if data is not None:
@@ -140,7 +142,7 @@ def build_model(arguments: ModelArguments, data_arguments: DataArguments, data: 
         changes.pop("id2label"), changes.pop("label2id")
     if data is not None:
         changes["class_weights"] = data.class_weights
-        if saved.model_type == ScanlineCausalConfig.model_type:
+        if to_train and saved.model_type == ScanlineCausalConfig.model_type:
             changes.update(dict.fromkeys(FOUND_AFTER_TRAINING))
     if not of_library:
         model = AutoModelForImageClassification.from_pretrained(source, ignore_mismatched_sizes=True, **changes)
@@ -296,7 +298,7 @@ def run(
 
     # model
     with explained("model"):
-        model, processor = build_model(model_arguments, data_arguments, data)
+        model, processor = build_model(model_arguments, data_arguments, data, training_arguments.do_train)
 
     validation = data.parts.get("validation") if data else None
     if validation is None:  # no epoch is better than another that anyone could tell

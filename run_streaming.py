@@ -80,7 +80,8 @@ def summary_of(path: Path, records: Sequence[dict[str, Any]]) -> str:
     decided = "" if first is None else f"; first decided at line {first}"
     changes = [record["change_line"] for record in records if record["change_line"] is not None]
     changed = f"; tip changed at line {', '.join(map(str, changes))}" if changes else ""
-    return f"{path}: after {len(records)} lines {state}{decided}{changed}"
+    unlike = "; unlike the scans of training" if (last["unfamiliarity"] or 0) > 1 else ""
+    return f"{path}: after {len(records)} lines {state}{decided}{changed}{unlike}"
 
 
 def run_replay(arguments: argparse.Namespace) -> int:

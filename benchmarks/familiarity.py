@@ -149,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {
         "num_scans": len(sessions),
         "num_sessions": len(set(sessions)),
+        "allowed": ALLOWED,
         "line_counts": LINE_COUNTS,
         "rows": rows,
         "files": files,

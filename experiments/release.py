@@ -31,6 +31,7 @@ from transformers import AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from data_scripts.splits import Split
+from modeling_scanline.image_processing_scanline import NORMALIZATIONS
 
 from .calibration import Calibration, cross_calibrated
 from .card import FIGURES
@@ -231,7 +232,14 @@ def draw(description: dict[str, Any]) -> Figure:
     return figure
 
 
-def release(run: Path, fold_folders: Sequence[Path], output: Path, tip_change: Path | None = None) -> dict[str, Any]:
+def release(
+    run: Path,
+    fold_folders: Sequence[Path],
+    output: Path,
+    tip_change: Path | None = None,
+    familiarity: Path | None = None,
+    normalization: str | None = None,
+) -> dict[str, Any]:
     """
     Writes the Hub folder.
 
@@ -240,6 +248,8 @@ def release(run: Path, fold_folders: Sequence[Path], output: Path, tip_change: P
         fold_folders: runs that vouch for it.
         output: the folder to write.
         tip_change: what `benchmarks.tip_change` wrote, to ship its search for tip changes; `None` ships none.
+        familiarity: what `benchmarks.familiarity` wrote, to ship what scans of training look like; `None` ships none.
+        normalization: of the processor, in place of the one of the run, where both do the same to its scans.
 
     Returns:
         What the card was written from; also in `release.json`.
@@ -262,9 +272,19 @@ def release(run: Path, fold_folders: Sequence[Path], output: Path, tip_change: P
         found = json.loads(tip_change.read_text(encoding="utf-8"))
         model.config.change_weights, model.config.change_threshold = found["change_weights"], found["change_threshold"]
         description["tip_change"] = [row for row in found["rows"] if row["threshold"] == found["change_threshold"]]
+    description["familiarity"] = None
+    if familiarity is not None:
+        found = json.loads(familiarity.read_text(encoding="utf-8"))
+        for name in ("mean", "whitening", "lines", "thresholds"):
+            setattr(model.config, f"familiarity_{name}", found[f"familiarity_{name}"])
+        shown = ("line_counts", "num_scans", "num_sessions", "allowed", "rows")
+        description["familiarity"] = {name: found[name] for name in shown}
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
     processor = AutoImageProcessor.from_pretrained(run)
+    if normalization is not None:
+        description["normalization"] = {"run": processor.normalization, "shipped": normalization}
+        processor.normalization = normalization
     processor.save_pretrained(output)
     with torch.inference_mode():
         logits = model.eval()(**processor(example_scan(), return_tensors="pt")).logits[0]
@@ -316,12 +336,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folds", type=Path, nargs="+", required=True, help="runs of cross-validation by sessions")
     parser.add_argument("--output", type=Path, required=True, help="Hub folder to write, as model_cards/NAME")
     parser.add_argument("--tip_change", type=Path, help="tip_change.json of benchmarks.tip_change, for streams")
+    parser.add_argument("--familiarity", type=Path, help="familiarity.json of benchmarks.familiarity, for streams")
+    parser.add_argument(
+        "--normalization",
+        choices=NORMALIZATIONS,
+        help="what users' scans want, in place of that of the run: flat_line, where the scans of training came flat",
+    )
     arguments = parser.parse_args(argv)
     folders = [folder for folder in arguments.folds if folder.is_dir()]  # a pattern also catches their logs
     try:
         if not folders:
             raise ValueError("--folds: none of these is a folder.")
-        description = release(arguments.run, folders, arguments.output, arguments.tip_change)
+        description = release(
+            arguments.run,
+            folders,
+            arguments.output,
+            arguments.tip_change,
+            arguments.familiarity,
+            arguments.normalization,
+        )
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         logging.getLogger("release").error("%s", error)
         return 2

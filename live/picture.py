@@ -65,6 +65,8 @@ def draw_scan(lines: np.ndarray, records: Sequence[dict[str, Any]], labels: Sequ
     figure.legend(
         *curves.get_legend_handles_labels(), loc="outside lower center", ncols=len(labels) + 1, fontsize="small"
     )
+    if (records[-1]["unfamiliarity"] or 0) > 1:
+        title += f": unlike the scans of training ({records[-1]['unfamiliarity']:.2f} times the threshold)"
     figure.suptitle(title, fontsize="medium")
     return figure
 

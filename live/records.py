@@ -25,6 +25,7 @@ def to_record(result: LineResult, labels: Iterable[str]) -> dict[str, Any]:
         "decision": result.decision,
         "change_probability": None if result.change_probability is None else round(result.change_probability, 6),
         "change_line": result.change_line,
+        "unfamiliarity": None if result.unfamiliarity is None else round(result.unfamiliarity, 6),
     }
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import os
 import signal
 import subprocess
@@ -209,6 +210,26 @@ def test_evaluation_of_a_run_keeps_to_its_split(finished_run, scans, tmp_path):
     assert main(flags) == 0
     before, after = (json.loads((folder / "summary.json").read_text()) for folder in (finished_run, tmp_path))
     assert after["validation"]["whole"] == before["validation"]["whole"]
+
+
+@pytest.mark.parametrize("to_train", [True, False])
+def test_training_on_forgets_the_calibration_and_scoring_keeps_it(finished_run, scans, tmp_path, to_train):
+    start = tmp_path / "start"
+    shutil.copytree(finished_run, start)
+    config = json.loads((start / "config.json").read_text())
+    calibration = {"calibration_lines": [5], "calibration_temperatures": [2.0], "calibration_biases": [[0.0] * 4]}
+    (start / "config.json").write_text(json.dumps(config | calibration))
+    flags = {"model_name_or_path": start, "do_train": to_train, "do_eval": True, "num_train_epochs": 1}
+    assert main(arguments(scans, tmp_path / "run", **flags)) == 0
+    if to_train:
+        trained = json.loads((tmp_path / "run" / "config.json").read_text())
+        assert [trained.get(name) for name in calibration] == [None] * 3
+    scores = [
+        json.loads((folder / "summary.json").read_text())["validation"]["whole"]
+        for folder in (finished_run, tmp_path / "run")
+    ]
+    changed = scores[0]["expected_calibration_error"] != scores[1]["expected_calibration_error"]
+    assert changed and (to_train or scores[0]["accuracy"] == scores[1]["accuracy"])
 
 
 def test_files_of_a_folder_are_classified_and_broken_ones_skipped(finished_run, tmp_path, caplog):

@@ -21,6 +21,7 @@ from modeling_scanline import (
     ScanlineStreamer,
 )
 from modeling_scanline.change_scanline import num_change_features
+from modeling_scanline.familiarity_scanline import num_familiarity_features
 
 NAMES = ["atoms", "rows", "defect"]
 RECIPE = {"model": "causal", "learning_rate": 1e-3, "split": "sessions", "load_best_model_at_end": False}
@@ -131,6 +132,27 @@ def test_the_search_for_tip_changes_is_shipped_and_shown(run, tmp_path):
     config = ScanlineStreamer.from_pretrained(hub).model.config
     assert config.change_weights == weights and config.change_threshold == 0.75
     assert (hub / "README.md").read_text().count("| spliced | 7 | 0.510 | 0.625 |  | 9 | 11.1 |") == 1
+
+
+def test_what_scans_of_training_look_like_is_shipped_and_shown(run, tmp_path):
+    size = num_familiarity_features(32)
+    settings = {
+        "familiarity_mean": [0.5] * size, "familiarity_whitening": [1.0] * (size * (size + 1) // 2),
+        "familiarity_lines": [10, 20], "familiarity_thresholds": [1.0, 2.0],
+    }  # fmt: skip
+    row = {"scans": "simulated au111", "number": 9, "flagged": [0.25, None]}
+    told = {"line_counts": [10, 20], "num_scans": 70, "num_sessions": 5, "allowed": 0.05, "rows": [row]}
+    (tmp_path / "familiarity.json").write_text(json.dumps(settings | told | {"files": []}))
+    folds = [leave_fold(tmp_path / f"fold{fold}", fold) for fold in range(2)]
+    more = ("--familiarity", str(tmp_path / "familiarity.json"), "--normalization", "flat_line")
+    assert publish(run, *folds, more=more) == 0
+    streamer = ScanlineStreamer.from_pretrained(tmp_path / "hub" / "scanline-x")
+    assert {name: getattr(streamer.model.config, name) for name in settings} == settings
+    assert streamer.processor.normalization == "flat_line"
+    card = (tmp_path / "hub" / "scanline-x" / "README.md").read_text()
+    assert (
+        "| simulated au111 | 9 | 0.250 |  |" in card and "takes the tilt out of each line first (`flat_line`)" in card
+    )
 
 
 def test_the_card_says_what_stands_behind_its_figures(hub):
