@@ -2,8 +2,8 @@
 
 import csv
 import json
-import shutil
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,7 +217,7 @@ def test_training_on_forgets_the_calibration_and_scoring_keeps_it(finished_run, 
     start = tmp_path / "start"
     shutil.copytree(finished_run, start)
     config = json.loads((start / "config.json").read_text())
-    calibration = {"calibration_lines": [5], "calibration_temperatures": [2.0], "calibration_biases": [[0.0] * 4]}
+    calibration = {"calibration_lines": [5], "calibration_temperatures": [2.0], "calibration_biases": [[0.0] * 3]}
     (start / "config.json").write_text(json.dumps(config | calibration))
     flags = {"model_name_or_path": start, "do_train": to_train, "do_eval": True, "num_train_epochs": 1}
     assert main(arguments(scans, tmp_path / "run", **flags)) == 0
