@@ -1,130 +1,170 @@
 """
-Tells the state of the tip line by line, as beside a running scan.
+Tells the state of the tip line by line, beside a running scan.
 
-    python run_streaming.py replay scan.sxm                             # any file that data_scripts reads
-    python run_streaming.py replay scans/*.png --alpha 0.15 --model runs/20261123_101500
-    python run_streaming.py replay scan.Z_mtrx --seconds_per_line 0.5   # as the microscope took it
+    python run_streaming.py replay scan.sxm                  # files, any that data_scripts reads
+    python run_streaming.py watch path/to/session            # files, while the microscope writes them
+    python run_streaming.py nanonis 192.168.1.10:6501        # a running scan, through the vendor's TCP interface
+    python run_streaming.py serve                            # lines over HTTP, for any other program
 
-For each file FILE it writes FILE.tip.jsonl, a line of JSON for each line of the scan (state, probabilities, decision,
-tip change), and FILE.tip.png, the scan beside them. It advises; conditioning the tip stays with the operator.
+Of each scan NAME it writes NAME.tip.jsonl, a line of JSON for each line of the scan as it comes (state, probabilities,
+decision, tip change, whether the scan is like those of training), and in the end NAME.tip.png, the scan beside them.
+It advises, and moves nothing; conditioning the tip stays with the operator.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+import torch
+from threadpoolctl import threadpool_limits
 
-from data_scripts import Scan, ScanReadError, read_scan
-from live.picture import PICTURE_SUFFIX, draw_scan
-from live.records import RECORDS_SUFFIX, to_record, write_records
+from data_scripts import ScanReadError, read_scan
+from live.nanonis import NanonisClient, NanonisError, follow_scans
+from live.recorder import Recorder, say
+from live.server import Limits, ScanSessions, serve
+from live.watch import FolderWatcher
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 
 RELEASED = Path(__file__).parent / "model_cards" / "scanline-causal-hsi100"
-ROWS = 12  # of the live table
-console = Console()
+HERE = Path("tip_states")
+NANONIS_PORT = 6501
 
 
-def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
-    """The last lines of a scan."""
-    table = Table(title=title)
-    for heading in ("line", "state", "probability", "decision", "tip change"):
-        table.add_column(heading, justify="right" if heading in ("line", "probability", "tip change") else "left")
-    for record in records[-ROWS:]:
-        best = max(record["probabilities"].values()) if record["probabilities"] else None
-        change = record["change_probability"]
-        table.add_row(
-            str(record["line"]),
-            record["state"] or "–",
-            "–" if best is None else f"{best:.3f}",
-            record["decision"] or "–",
-            f"at line {record['change_line']}" if record["change_line"] is not None else f"{change or 0:.3f}",
-        )
-    return table
-
-
-def replay(streamer: ScanlineStreamer, scan: Scan, seconds_per_line: float) -> list[dict[str, Any]]:
-    """
-    Gives a scan to the streamer line by line.
-
-    Args:
-        streamer: for one scan; it is reset first.
-        scan: to be replayed, in the order of acquisition.
-        seconds_per_line: to wait before each line; 0 waits for nothing.
-
-    Returns:
-        A record of each line.
-    """
-    streamer.reset()
-    records: list[dict[str, Any]] = []
-    with Live(console=console, refresh_per_second=8, transient=not console.is_terminal) as live:
-        for line in scan.lines:
-            time.sleep(seconds_per_line)
-            records.append(to_record(streamer.update(line), streamer.labels))
-            if console.is_terminal:
-                live.update(table_of(scan.scan_id, records))
-    return records
-
-
-def summary_of(path: Path, records: Sequence[dict[str, Any]]) -> str:
-    """One sentence on a scan that has ended."""
-    last = records[-1]
-    best = max(last["probabilities"].values()) if last["probabilities"] else None
-    state = "no state" if best is None else f"{last['state']} ({best:.3f})"
-    first = next((record["line"] for record in records if record["decision"] is not None), None)
-    decided = "" if first is None else f"; first decided at line {first}"
-    changes = [record["change_line"] for record in records if record["change_line"] is not None]
-    changed = f"; tip changed at line {', '.join(map(str, changes))}" if changes else ""
-    unlike = "; unlike the scans of training" if (last["unfamiliarity"] or 0) > 1 else ""
-    return f"{path}: after {len(records)} lines {state}{decided}{changed}{unlike}"
+def new_streamer(arguments: argparse.Namespace) -> ScanlineStreamer:
+    """The streamer that the command line asks for."""
+    return ScanlineStreamer.from_pretrained(arguments.model, alpha=arguments.alpha)
 
 
 def run_replay(arguments: argparse.Namespace) -> int:
-    """Replays files; names those that cannot be read, and goes on with the others."""
-    streamer = ScanlineStreamer.from_pretrained(arguments.model, alpha=arguments.alpha)
+    """Goes through files line by line, at once or in the time that the scan took."""
+    recorder = Recorder(new_streamer(arguments))
     unread = 0
     for path in arguments.files:
         try:
             scan = read_scan(path, channel=arguments.channel, direction=arguments.direction)
         except ScanReadError as error:
-            console.print(f"[red]{error}[/red]", highlight=False, soft_wrap=True)
+            say(str(error))
             unread += 1
             continue
-        records = replay(streamer, scan, arguments.seconds_per_line)
-        folder = arguments.output_dir or path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        write_records(folder / f"{path.name}{RECORDS_SUFFIX}", records)
-        figure = draw_scan(scan.lines, records, streamer.labels, path.name)
-        figure.savefig(folder / f"{path.name}{PICTURE_SUFFIX}", dpi=110)
-        console.print(summary_of(path, records), highlight=False, soft_wrap=True)
+        recorder.start(path.name, arguments.output_dir or path.parent)
+        for line in scan.lines:
+            time.sleep(arguments.seconds_per_line)
+            recorder.add([line])
+        recorder.finish()
     if unread:
-        console.print(f"{unread} of {len(arguments.files)} files could not be read.")
+        say(f"{unread} of {len(arguments.files)} files could not be read.")
     return 2 if unread else 0
+
+
+def run_watch(arguments: argparse.Namespace) -> int:
+    """Follows the scans in a folder while the microscope writes them, growing files included."""
+
+    def read(path: Path):
+        return read_scan(path, channel=arguments.channel, direction=arguments.direction).lines
+
+    recorder = Recorder(new_streamer(arguments))
+    watcher = FolderWatcher(
+        arguments.folder, recorder, arguments.settle, arguments.output_dir, read, arguments.existing
+    )
+    say(f"Watching {arguments.folder}; Ctrl-C ends.")
+    try:
+        watcher.run(arguments.interval, arguments.scans)
+    finally:
+        recorder.close()
+    return 0
+
+
+def run_nanonis(arguments: argparse.Namespace) -> int:
+    """Follows the running scan of a Nanonis controller. No command that it sends moves or sets anything."""
+    host, _, port = arguments.address.partition(":")
+    connect = partial(NanonisClient, host, int(port or NANONIS_PORT), arguments.timeout)
+    recorder = Recorder(new_streamer(arguments))
+    say(f"Following {arguments.address}; Ctrl-C ends.")
+    follow_scans(
+        connect,
+        recorder,
+        arguments.output_dir or HERE,
+        arguments.interval,
+        arguments.channel_number,
+        arguments.scans,
+        arguments.patience,
+    )
+    return 0
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    """Serves on loopback: POST /scans, POST /scans/SCAN/lines, DELETE /scans/SCAN; GET /docs explains them."""
+    first = new_streamer(arguments)
+
+    def another() -> ScanlineStreamer:
+        return ScanlineStreamer(first.model, first.processor, alpha=arguments.alpha)
+
+    limits = Limits(scans=arguments.max_scans, idle_s=arguments.idle)
+    about = {"model": str(arguments.model), "labels": first.labels, "alpha": arguments.alpha}
+    say(f"Serving at http://127.0.0.1:{arguments.port}, described at /docs; Ctrl-C ends.")
+    serve(ScanSessions(another, arguments.output_dir or HERE, limits), about, arguments.port)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    every = argparse.ArgumentParser(add_help=False)
+    every.add_argument("--model", default=str(RELEASED), help="folder or Hub repository (the released model)")
+    every.add_argument(
+        "--alpha", type=float, help="decide on a state as soon as the evidence allows this error; by default never"
+    )
+    every.add_argument("--output_dir", type=Path, help=f"folder to write to; by default beside the file, else {HERE}")
+    of_files = argparse.ArgumentParser(add_help=False)
+    of_files.add_argument("--channel", help="of microscope files; by default the topography")
+    of_files.add_argument("--direction", default="forward", help="forward or backward, with /up or /down (forward)")
+    of_looks = argparse.ArgumentParser(add_help=False)
+    of_looks.add_argument("--interval", type=float, default=0.5, help="seconds between two looks (0.5)")
+    of_looks.add_argument("--scans", type=int, help="end after so many scans; by default go on")
+
+    main_parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = main_parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, function, of: Sequence[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+        about = (function.__doc__ or "").strip()
+        added = commands.add_parser(name, parents=[*of, every], help=about, description=about)
+        added.set_defaults(run=function)
+        return added
+
+    replay = command("replay", run_replay, [of_files])
+    replay.add_argument("files", nargs="+", type=Path, help="scans: .sxm, .Z_mtrx, .gwy, .sm4, .dat, .png, .npy ...")
+    replay.add_argument("--seconds_per_line", type=float, default=0.0, help="time that a line takes (0)")
+    watch = command("watch", run_watch, [of_files, of_looks])
+    watch.add_argument("folder", type=Path, help="with all folders below it")
+    watch.add_argument("--settle", type=float, default=5.0, help="seconds without a change that end a file (5)")
+    watch.add_argument("--existing", action="store_true", help="go through the files that are there already, too")
+    nanonis = command("nanonis", run_nanonis, [of_looks])
+    nanonis.add_argument("address", metavar="HOST:PORT", help=f"of the controller; port {NANONIS_PORT} by default")
+    nanonis.add_argument("--channel_number", type=int, help="by default the recorded one whose name begins with Z")
+    nanonis.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for an answer (10)")
+    nanonis.add_argument("--patience", type=float, help="seconds without an answer to give up after; by default never")
+    serve_ = command("serve", run_serve, [])
+    serve_.add_argument("--port", type=int, default=8642, help="on loopback (8642)")
+    serve_.add_argument("--max_scans", type=int, default=Limits.scans, help=f"open at once ({Limits.scans})")
+    serve_.add_argument(
+        "--idle", type=float, default=Limits.idle_s, help=f"seconds after which a scan is closed ({Limits.idle_s:g})"
+    )
+    return main_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("replay", help="scans from files, line by line", description=run_replay.__doc__)
-    command.add_argument("files", nargs="+", type=Path, help="scans: .sxm, .Z_mtrx, .gwy, .sm4, .dat, .png, .npy ...")
-    command.add_argument("--model", default=str(RELEASED), help="folder or Hub repository (the released model)")
-    command.add_argument(
-        "--alpha", type=float, help="decide on a state as soon as the evidence allows this error; by default never"
-    )
-    command.add_argument("--channel", help="of microscope files; by default the topography")
-    command.add_argument("--direction", default="forward", help="forward or backward, with /up or /down (forward)")
-    command.add_argument("--seconds_per_line", type=float, default=0.0, help="time that a line takes (0)")
-    command.add_argument("--output_dir", type=Path, help="folder to write to; by default that of the file")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
+    # for a line, threads cost more than they bring; and the microscope's own programs want the other cores
+    torch.set_num_threads(1)
     try:
-        return run_replay(arguments)
-    except (OSError, ValueError) as error:
+        with threadpool_limits(1):
+            return arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, ValueError, ImportError, NanonisError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         print(f"run_streaming.py: error: {' '.join(lines[:2])}", file=sys.stderr)
         return 2

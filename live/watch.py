@@ -1,0 +1,151 @@
+"""Scans in a folder, read as the microscope writes them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data_scripts import ScanReadError, read_scan
+from data_scripts.readers import READERS
+
+from .picture import PICTURE_SUFFIX
+from .recorder import Recorder, say
+
+
+@dataclass
+class WatchedFile:
+    """
+    What is known of a file.
+
+    Attributes:
+        stamp: size and time of its last change.
+        since: when it was first seen with this stamp.
+        lines: that have been taken.
+        done: whether it has been read to its end, with this stamp.
+    """
+
+    stamp: tuple[int, int]
+    since: float
+    lines: list[np.ndarray] = field(default_factory=list)
+    started: bool = False
+    done: bool = False
+
+
+def complete_lines(lines: np.ndarray) -> int:
+    """
+    How many lines of a file that is still growing are complete.
+
+    Those before the last one that anything was measured of, and that one too if all of it was: what is missing of it
+    may be on its way.
+
+    Args:
+        lines: `[num_lines, width]`, NaN where nothing was measured.
+    """
+    measured = np.isfinite(lines)
+    begun = np.flatnonzero(measured.any(axis=1))
+    return 0 if len(begun) == 0 else int(begun[-1]) + int(measured[begun[-1]].all())
+
+
+class FolderWatcher:
+    """
+    Follows the scans that appear or grow in a folder.
+
+    It looks again and again, as file systems of other machines tell of no change. A file counts as complete when it
+    has not changed for `settle` seconds: what then cannot be read is reported, and what was not measured stays so.
+    Several files grow in turns at the most; a scan that another one interrupts is gone through again from its start.
+
+    Args:
+        folder: to look into, and into all below it.
+        recorder: of the scans; records and pictures lie beside the files, or in `output_dir`.
+        settle: seconds.
+        output_dir: see above.
+        read: reads a file; raises `ScanReadError` if it cannot, yet.
+        existing: whether to go through what is there at the start, too.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recorder: Recorder,
+        settle: float = 5.0,
+        output_dir: Path | None = None,
+        read: Callable[[Path], np.ndarray] = lambda path: read_scan(path).lines,
+        existing: bool = False,
+    ):
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder}: no such folder to watch.")
+        self.folder, self.recorder, self.settle, self.output_dir, self.read = (
+            folder,
+            recorder,
+            settle,
+            output_dir,
+            read,
+        )
+        self.files: dict[Path, WatchedFile] = {}
+        self.current: Path | None = None
+        self.num_done = 0
+        if not existing:
+            now = time.monotonic()
+            self.files = {path: WatchedFile(stamp, now, done=True) for path, stamp in self._stamps().items()}
+
+    def _stamps(self) -> dict[Path, tuple[int, int]]:
+        """Size and time of change of each file that may hold a scan, the oldest first."""
+        stamps = {}
+        for path in self.folder.rglob("*"):
+            if path.suffix.lower() in READERS and not path.name.endswith(PICTURE_SUFFIX):
+                try:
+                    status = path.stat()
+                except OSError:  # gone meanwhile
+                    continue
+                if path.is_file():
+                    stamps[path] = (status.st_size, status.st_mtime_ns)
+        return dict(sorted(stamps.items(), key=lambda item: (item[1][1], item[0])))
+
+    def look(self) -> None:
+        """Takes what has come since the last look."""
+        now = time.monotonic()
+        stamps = self._stamps()
+        for path in self.files.keys() - stamps.keys():
+            del self.files[path]
+        for path, stamp in stamps.items():
+            file = self.files.setdefault(path, WatchedFile(stamp, now))
+            changed = file.stamp != stamp
+            if changed:
+                file.stamp, file.since, file.done = stamp, now, False
+            if not file.done:
+                self._follow(path, file, settled=now - file.since >= self.settle)
+
+    def _follow(self, path: Path, file: WatchedFile, settled: bool) -> None:
+        try:
+            lines = self.read(path)
+        except (ScanReadError, OSError) as error:  # half written, locked by whoever writes it, or gone
+            if settled:
+                say(str(error))
+                file.done = True
+            return
+        taken = len(file.lines)
+        if taken > len(lines) or not all(
+            np.array_equal(old, new, equal_nan=True) for old, new in zip(file.lines, lines, strict=False)
+        ):
+            taken, file.started = 0, False  # another scan under the same name
+        until = len(lines) if settled else max(taken, complete_lines(lines))
+        if until > taken or (settled and until):
+            if self.current != path or not file.started:
+                self.recorder.start(path.name, self.output_dir or path.parent)
+                taken, file.started, self.current = 0, True, path
+            self.recorder.add(lines[taken:until])
+            file.lines = list(lines[:until])
+        if settled:
+            if self.current == path:
+                self.recorder.finish()
+                self.current = None
+            file.done, file.lines, file.started = True, [], False
+            self.num_done += 1
+
+    def run(self, interval: float, num_scans: int | None = None) -> None:
+        """Looks every `interval` seconds, for ever or until `num_scans` scans are complete."""
+        while num_scans is None or self.num_done < num_scans:
+            self.look()
+            time.sleep(interval)

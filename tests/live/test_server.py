@@ -1,0 +1,156 @@
+"""Lines over HTTP: the records of a replay, and nothing that a client sends takes the server down."""
+
+import json
+import socket
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from live.server import Limits, ScanSessions, make_app, serve
+from modeling_scanline.streaming_scanline import ScanlineStreamer
+
+LIMITS = Limits(scans=2, idle_s=1000, width=64, lines=50, body=100_000)
+
+
+@pytest.fixture
+def sessions(model, tmp_path):
+    return ScanSessions(lambda: ScanlineStreamer.from_pretrained(model, alpha=0.1), tmp_path / "out", LIMITS)
+
+
+@pytest.fixture
+def client(sessions):
+    return TestClient(make_app(sessions, {"labels": ["a"]}))
+
+
+def as_json(lines: np.ndarray) -> list:
+    return [[None if np.isnan(value) else float(value) for value in line] for line in lines]
+
+
+def begin(client, **body) -> str:
+    answer = client.post("/scans", json=body)
+    assert answer.status_code == 201
+    return answer.json()["scan"]
+
+
+def test_records_are_those_of_a_replay(client, sessions, lines, replayed):
+    scan = begin(client, name="mine")
+    records = []
+    for start, end in ((0, 1), (1, 22), (22, 40)):
+        answer = client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines[start:end])})
+        records += answer.json()["records"]
+    assert "".join(json.dumps(record) + "\n" for record in records) == replayed
+    assert client.get(f"/scans/{scan}/records").text == replayed
+    assert client.delete(f"/scans/{scan}").json() == {"lines": 40, "last": records[-1]}
+    assert (sessions.folder / "mine.tip.jsonl").read_text() == replayed
+    assert (sessions.folder / "mine.tip.png").is_file()
+    assert client.get(f"/scans/{scan}/records").status_code == 404
+
+
+def test_scans_do_not_disturb_each_other(client, lines, replayed):
+    one, two = begin(client), begin(client)
+    for line in lines:
+        client.post(f"/scans/{one}/lines", json={"lines": as_json(line[None])})
+        client.post(f"/scans/{two}/lines", json={"lines": as_json(line[None, ::-1])})
+    assert client.get(f"/scans/{one}/records").text == replayed
+    assert client.get(f"/scans/{two}/records").text != replayed
+
+
+def test_what_may_be_asked_is_told(client):
+    about = client.get("/").json()
+    assert about["labels"] == ["a"] and about["limits"]["width"] == 64 and about["open_scans"] == 0
+
+
+def test_too_many_scans(client):
+    first, _ = begin(client), begin(client)
+    refused = client.post("/scans")
+    assert refused.status_code == 429 and "2 scans are open" in refused.json()["detail"]
+    client.delete(f"/scans/{first}")
+    begin(client)
+
+
+def test_a_scan_without_a_line_for_long_is_closed(client, sessions, monkeypatch):
+    old = begin(client)
+    later = time.monotonic() + 2000
+    monkeypatch.setattr("live.server.time.monotonic", lambda: later)
+    begin(client)
+    assert client.post(f"/scans/{old}/lines", json={"lines": [[1.0]]}).status_code == 404
+    assert len(sessions.sessions) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b"{", 400, "no JSON"),
+        (b"[" * 50_000, 400, "no JSON"),
+        (b"[1]", 400, "must be a JSON object"),
+        (b"{}", 422, "must be a list of lines"),
+        (b'{"lines": []}', 422, "must be a list of lines"),
+        (b'{"lines": [1, 2]}', 422, "must be a list of lines"),
+        (b'{"lines": [[1], [1, 2]]}', 422, "of one width"),
+        (b'{"lines": [[]]}', 422, "none empty"),
+        (b'{"lines": [["a"]]}', 422, "numbers, and null"),
+        (b'{"lines": [[[1]]]}', 422, "numbers, and null"),
+        (b'{"lines": [[{}]]}', 422, "numbers, and null"),
+        (json.dumps({"lines": [[1.0] * 65]}).encode(), 422, "50 lines of 64 pixels, got 1 of 65"),
+        (json.dumps({"lines": [[1.0]] * 51}).encode(), 422, "50 lines of 64 pixels, got 51 of 1"),
+        (b" " * 100_001, 413, "100000 bytes"),
+    ],
+)
+def test_what_is_no_line_is_refused_and_the_scan_goes_on(client, lines, body, status, reason):
+    scan = begin(client)
+    answer = client.post(f"/scans/{scan}/lines", content=body)
+    assert answer.status_code == status and reason in answer.json()["detail"]
+    assert len(client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines[:2])}).json()["records"]) == 2
+
+
+def test_another_width_and_too_many_lines_are_refused(client, lines):
+    scan = begin(client)
+    client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines)})
+    answer = client.post(f"/scans/{scan}/lines", json={"lines": [[1.0] * 20]})
+    assert answer.status_code == 422 and "lines of 48 pixels" in answer.json()["detail"]
+    answer = client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines[:11])})
+    assert answer.status_code == 422 and "may have 50 lines" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["../up", "", "a/b", ".hidden", "x" * 101, 7])
+def test_a_name_is_no_path(client, name):
+    assert client.post("/scans", json={"name": name}).status_code == 422
+
+
+def test_a_name_in_use_is_refused(client):
+    begin(client, name="same")
+    assert client.post("/scans", json={"name": "same"}).status_code == 422
+
+
+def test_no_such_scan(client):
+    for ask in (lambda: client.delete("/scans/none"), lambda: client.get("/scans/none/records")):
+        assert ask().status_code == 404
+
+
+def test_numbers_without_end_are_unmeasured(client):
+    scan = begin(client)
+    answer = client.post(f"/scans/{scan}/lines", content=b'{"lines": [[1e999, NaN, -1e300]]}')
+    assert answer.json()["records"][0]["measured"] is False
+
+
+def test_it_listens_on_loopback_only(sessions):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    threading.Thread(target=serve, args=(sessions, {}, port), daemon=True).start()
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+                assert json.load(answer)["open_scans"] == 0
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)} - {"127.0.0.1", "::1"}
+    for address in (each for each in others if not each.startswith("127.")):
+        with pytest.raises(OSError), socket.create_connection((address, port), timeout=1):
+            pass
