@@ -299,10 +299,13 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
         use_cache (`bool`, *optional*, defaults to `False`):
             Whether a forward pass returns `past_key_values`. A whole scan needs none.
         calibration_lines (`list[int]`, *optional*):
-            Numbers of lines that a temperature was found for. Rising.
+            Numbers of lines that a calibration was found for. Rising.
         calibration_temperatures (`list[float]`, *optional*):
             What the logits are divided by after each of them, outside training (Guo et al. 2017); between two of them
             along the logarithm of the lines, before the first and after the last the same as there.
+        calibration_biases (`list[list[float]]`, *optional*):
+            What is added to the logit of each state then, likewise: training may weight states, so that rare ones come
+            out too often.
         decision_alphas (`list[float]`, *optional*):
             Errors among decisions that held-out scans bear out. Rising.
         decision_thresholds (`list[float]`, *optional*):
@@ -312,6 +315,14 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
             Of the logistic regression that finds tip changes in a stream, see [`ChangeDetector`].
         change_threshold (`float`, *optional*, defaults to 0.5):
             Probability from which on a stream takes the tip as changed.
+        familiarity_mean (`list[float]`, *optional*):
+            Mean of what a stream compares with the scans of training, see [`FamiliarityMeter`].
+        familiarity_whitening (`list[float]`, *optional*):
+            Lower triangle of the matrix that makes its deviations comparable.
+        familiarity_lines (`list[int]`, *optional*):
+            Numbers of lines that a threshold was found for. Rising.
+        familiarity_thresholds (`list[float]`, *optional*):
+            Distance from which on a scan is unlike those of training, after each of them.
     """
 
     model_type = "scanline_causal"
@@ -328,10 +339,15 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     use_cache: bool = False
     calibration_lines: list[int] | None = None
     calibration_temperatures: list[float | int] | None = None
+    calibration_biases: list[list[float]] | None = None
     decision_alphas: list[float] | None = None
     decision_thresholds: list[float | int] | None = None
     change_weights: list[float] | None = None
     change_threshold: float = 0.5
+    familiarity_mean: list[float] | None = None
+    familiarity_whitening: list[float] | None = None
+    familiarity_lines: list[int] | None = None
+    familiarity_thresholds: list[float] | None = None
 
     def __post_init__(self, **kwargs):
         kwargs.setdefault("auto_map", {"AutoModel": "modeling_scanline_causal.ScanlineCausalModel"})
@@ -391,7 +407,7 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
             raise ValueError(f"sliding_window must be at least 2, got {self.sliding_window}.")
 
     def validate_calibration(self) -> None:
-        """Raises `ValueError` for temperatures that cannot be used."""
+        """Raises `ValueError` for a calibration that cannot be used."""
         lines, temperatures = self.calibration_lines or [], self.calibration_temperatures or []
         rising = all(low < high for low, high in zip([0, *lines], lines, strict=False))
         if len(lines) != len(temperatures) or not rising or any(value <= 0 for value in temperatures):
@@ -399,6 +415,13 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
                 "calibration_lines must be rising and as many as calibration_temperatures, which must be greater than "
                 f"0, got {lines} and {temperatures}."
             )
+        if self.calibration_biases is not None:
+            sizes = [len(biases) for biases in self.calibration_biases]
+            if sizes != [self.num_labels] * len(lines):
+                raise ValueError(
+                    f"calibration_biases must have one entry for each of {lines}, each of {self.num_labels} biases, "
+                    f"got {sizes}."
+                )
 
     def validate_decisions(self) -> None:
         """Raises `ValueError` for thresholds that cannot be used."""
@@ -417,6 +440,22 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     def validate_changes(self) -> None:
         """Raises `ValueError` for a threshold that is no probability."""
         check_probabilities(self, "change_threshold")
+
+    def validate_familiarity(self) -> None:
+        """Raises `ValueError` for distances that cannot be used."""
+        size = len(self.familiarity_mean or [])
+        if len(self.familiarity_whitening or []) != size * (size + 1) // 2:
+            raise ValueError(
+                f"familiarity_whitening must be the lower triangle for the {size} of familiarity_mean, "
+                f"{size * (size + 1) // 2} numbers, got {len(self.familiarity_whitening or [])}."
+            )
+        lines, thresholds = self.familiarity_lines or [], self.familiarity_thresholds or []
+        rising = all(low < high for low, high in zip([0, *lines], lines, strict=False))
+        if len(lines) != len(thresholds) or not rising or min(thresholds, default=1) <= 0 or bool(lines) != bool(size):
+            raise ValueError(
+                "familiarity_lines must be rising and as many as familiarity_thresholds, which must be greater than "
+                f"0, and none only without familiarity_mean, got {lines} and {thresholds}."
+            )
 
     def decision_threshold(self, alpha: float) -> float:
         """The threshold for an error of at most `alpha`; raises `ValueError` where there is none."""

@@ -9,13 +9,13 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
-NORMALIZATIONS = ("line", "global", "none")
+NORMALIZATIONS = ("line", "flat_line", "global", "none")
 
 
 class ScanlineImageProcessorKwargs(ImagesKwargs, total=False):
     """
     pixels_per_line (`int`): width of a model line.
-    normalization (`str`): `"line"`, `"global"` or `"none"`.
+    normalization (`str`): `"line"`, `"flat_line"`, `"global"` or `"none"`.
     max_lines (`int`): keep the first lines only.
     num_channels (`int`): make images of so many equal channels and `max_lines` lines, in place of lines and a mask.
     """
@@ -75,24 +75,47 @@ def resample_lines(scans: torch.Tensor, pixels_per_line: int, max_lines: int | N
     return heights.masked_fill(share <= 1e-9 * scale**2, float("nan")).float()
 
 
+def flatten_lines(scans: torch.Tensor) -> torch.Tensor:
+    """
+    Takes out of each line `[..., pixels]` the slope of the straight line that fits it best, and leaves its mean.
+
+    NaN, where nothing was measured, stays.
+    """
+    measured = scans.isfinite()
+    count = measured.sum(dim=-1, keepdim=True).clamp(min=1)
+    pixels = torch.arange(scans.shape[-1], device=scans.device, dtype=scans.dtype)
+    places = torch.where(measured, pixels - (pixels * measured).sum(dim=-1, keepdim=True) / count, 0)
+    values = torch.where(measured, scans, 0)
+    values = torch.where(measured, values - values.sum(dim=-1, keepdim=True) / count, 0)
+    squares = places.square().sum(dim=-1, keepdim=True).clamp(min=1)
+    slope = (values * places).sum(dim=-1, keepdim=True) / squares
+    # once more for what rounding leaves
+    slope = slope + ((values - slope * places) * places).sum(dim=-1, keepdim=True) / squares
+    return scans - slope * places
+
+
 def normalize_lines(lines: torch.Tensor, normalization: str) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Normalizes heights and says which lines were measured.
 
     Args:
         lines: `[batch, lines, pixels]`, NaN where nothing was measured.
-        normalization: `"line"` brings every line to mean 0 and standard deviation 1, which takes out tilt, drift and
-            height jumps between lines (Gordon et al. 2020); `"global"` does so for the scan as a whole, and thereby
-            lets a line know of those after it; `"none"` leaves heights alone.
+        normalization: `"line"` brings every line to mean 0 and standard deviation 1, which takes out drift, height
+            jumps between lines and tilt across them (Gordon et al. 2020, for flattened scans); `"flat_line"` takes out
+            a straight line first, for heights as the microscope measures them, where the tilt along a line outweighs
+            all atoms; `"global"` is for the scan as a whole, and thereby lets a line know of those after it; `"none"`
+            leaves heights alone.
 
     Returns:
         Lines of the same shape with 0 where nothing was measured, and the mask `[batch, lines]` of lines with any
         measured pixel, int64. A line without any variation becomes 0.
     """
     measured = lines.isfinite()
+    if normalization == "flat_line":
+        lines = flatten_lines(lines)
     values = torch.where(measured, lines, 0)
     if normalization != "none":
-        over = (-1,) if normalization == "line" else (-2, -1)
+        over = (-2, -1) if normalization == "global" else (-1,)
         count = measured.sum(dim=over, keepdim=True).clamp(min=1)
         largest = values.abs().amax(dim=over, keepdim=True)
         for _ in range(2):  # once more for what rounding leaves of a mean far larger than the variation
@@ -239,6 +262,8 @@ class ScanlineImageProcessor(PilBackend):
         processed: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(images)
         for indices in by_shape.values():
             scans = torch.from_numpy(np.stack([images[index] for index in indices]))
+            if normalization == "flat_line":  # before: what is resampled is no longer quite straight
+                scans = flatten_lines(scans)
             lines = resample_lines(scans, pixels_per_line, max_lines)
             for index, values, mask in zip(indices, *normalize_lines(lines, normalization), strict=True):
                 processed[index] = (values, mask)
@@ -254,4 +279,11 @@ class ScanlineImageProcessor(PilBackend):
         return BatchFeature(data=data, tensor_type=return_tensors)
 
 
-__all__ = ["ScanlineImageProcessor", "ScanlineImageProcessorKwargs", "as_images", "normalize_lines", "resample_lines"]
+__all__ = [
+    "ScanlineImageProcessor",
+    "ScanlineImageProcessorKwargs",
+    "as_images",
+    "flatten_lines",
+    "normalize_lines",
+    "resample_lines",
+]

@@ -304,18 +304,22 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
-    def temperatures(self, line_logits: torch.Tensor, num_seen: int) -> torch.Tensor:
-        """Temperature after each of the lines, `[lines, 1]`, of which `num_seen` lines came before."""
-        device = line_logits.device
+    def calibration(
+        self, first: int, num_lines: int, device: torch.device | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Temperatures `[num_lines, 1]` and biases `[num_lines, num_labels]` after `first` and more lines, float32."""
         known = torch.tensor(self.config.calibration_lines, device=device).float().log()
-        values = torch.tensor(self.config.calibration_temperatures, device=device).float()
-        place = (torch.arange(1, line_logits.shape[1] + 1, device=device) + num_seen).float().log()
-        place = place.clamp(known[0], known[-1])
+        temperatures = torch.tensor(self.config.calibration_temperatures, device=device).float().unsqueeze(-1)
+        unbiased = [[0.0] * self.num_labels] * len(known)
+        biases = torch.tensor(self.config.calibration_biases or unbiased, device=device).float()
+        values = torch.cat((temperatures, biases), dim=-1)
+        place = (torch.arange(num_lines, device=device) + first).float().log().clamp(known[0], known[-1])
         right = torch.searchsorted(known, place).clamp(min=1, max=max(len(known) - 1, 1))
         left = right - 1
         right = right.clamp(max=len(known) - 1)
-        share = (place - known[left]) / (known[right] - known[left]).clamp(min=1e-6)
-        return (values[left] + share * (values[right] - values[left])).unsqueeze(-1).to(line_logits.dtype)
+        share = ((place - known[left]) / (known[right] - known[left]).clamp(min=1e-6)).unsqueeze(-1)
+        values = values[left] + share * (values[right] - values[left])
+        return values[:, :1], values[:, 1:]
 
     def streamer(self, processor: Any, **kwargs) -> "ScanlineStreamer":
         """A [`ScanlineStreamer`] of this model, which takes scans line by line; `kwargs` are its arguments."""
@@ -359,7 +363,8 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
         if self.config.calibration_temperatures and not self.training:
             cache = outputs.past_key_values
             num_seen = 0 if cache is None else cache.get_seq_length() - line_logits.shape[1]
-            line_logits = line_logits / self.temperatures(line_logits, num_seen)
+            temperatures, biases = self.calibration(num_seen + 1, line_logits.shape[1], line_logits.device)
+            line_logits = line_logits / temperatures.to(line_logits) + biases.to(line_logits)
         logits, loss = judge_scans(line_logits, attention_mask, labels, self.config, num_items_in_batch)
         return ScanlineCausalOutput(
             loss=loss,

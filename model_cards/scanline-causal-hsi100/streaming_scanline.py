@@ -2,20 +2,20 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 
-from .change_scanline import ChangeDetector, num_change_features
+from .change_scanline import LINES_OF_NEW_TIP, ChangeDetector, num_change_features
 from .configuration_scanline import ScanlineCausalConfig
-from .image_processing_scanline import ScanlineImageProcessor, normalize_lines
-from .layers_scanline import ScanlineLayer
+from .decoding_scanline import ALL, LineDecoder, Streams
+from .familiarity_scanline import FamiliarityMeter
+from .image_processing_scanline import ScanlineImageProcessor, flatten_lines, normalize_lines
 from .modeling_scanline_causal import ScanlineCausalForImageClassification
 
-CAUSAL_NORMALIZATIONS = ("line", "none")
+CAUSAL_NORMALIZATIONS = ("line", "flat_line", "none")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LineResult:
         num_model_lines: model lines that the raw lines cover completely, since the last `reset`.
         measured: whether anything of the raw line was measured.
         probabilities: of each state, in the order of `id2label`, after the last complete and measured model line;
-            `None` before the first one, at the start and after a tip change.
+            `None` before the first one.
         state: the most probable state; `None` without probabilities.
         decision: the state that has been decided on, and stays until the tip changes; `None` while undecided, and
             without `alpha`.
@@ -36,6 +36,8 @@ class LineResult:
             raw line completed several; `None` where it completed none, with too few lines, and without
             `change_weights`.
         change_line: index of the first raw line of a new tip, in the one result in which it is found; else `None`.
+        unfamiliarity: how far the scan, as far as its last `MEMORY` model lines go, is from those of training: unlike
+            them where more than 1; `None` with too few lines, and where the configuration says nothing of them.
     """
 
     line: int
@@ -46,6 +48,12 @@ class LineResult:
     decision: str | None
     change_probability: float | None = None
     change_line: int | None = None
+    unfamiliarity: float | None = None
+
+    @property
+    def familiar(self) -> bool | None:
+        """Whether the scan looks like those of training; `None` where nobody knows."""
+        return None if self.unfamiliarity is None else self.unfamiliarity <= 1
 
 
 class LineResampler:
@@ -120,94 +128,6 @@ class LineResampler:
             yield complete
 
 
-class LineDecoder:
-    """
-    One more line of each stream through a causal model, at constant time and memory: the numbers of the model with a
-    [`ScanlineCache`], without what the library does at each call to be ready for anything.
-
-    Keys and values lie in rings of `sliding_window` lines, allocated once. A stream of the batch can start anew while
-    the others go on.
-
-    Args:
-        model: in evaluation mode, with a `sliding_window`. Its weights are read at construction.
-        batch_size: number of streams.
-    """
-
-    def __init__(self, model: ScanlineCausalForImageClassification, batch_size: int):
-        config, weight = model.config, model.classifier.weight
-        assert config.sliding_window is not None
-        self.model, self.config = model, config
-        self.num_heads = config.num_attention_heads
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.layers = cast(list[ScanlineLayer], list(model.scanline.layers))
-        attentions = [layer.attention for layer in self.layers]
-        projections = [(attention.q_proj, attention.k_proj, attention.v_proj) for attention in attentions]
-        self.weights = [torch.cat([projection.weight for projection in of_layer]) for of_layer in projections]
-        self.biases = [torch.cat([projection.bias for projection in of_layer]) for of_layer in projections]
-        ring = (len(attentions), 2, batch_size, self.num_heads, config.sliding_window, self.head_dim)
-        self.rings = weight.new_zeros(ring)
-        # added to the attention weights: minus infinity where a ring holds nothing, or an unmeasured line
-        self.hidden = weight.new_zeros(batch_size, 1, 1, config.sliding_window)
-        self.positions = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
-        self.line_buffers: dict[int, torch.Tensor] = {}
-        self.num_steps = 0
-        self.reset()
-
-    def reset(self, streams: slice | torch.Tensor = slice(None)) -> None:
-        """Forgets all lines of some streams, by default of all."""
-        self.rings[:, :, streams] = 0
-        self.hidden[streams] = float("-inf")
-        self.positions[streams] = 0
-        for buffer in self.line_buffers.values():
-            buffer[streams] = 0  # what the model pads its first lines with
-        if isinstance(streams, slice):
-            self.num_steps = 0  # or sums would be rounded otherwise than those of the first scan
-
-    def step(self, lines: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
-        """
-        Takes the next line of each stream.
-
-        Args:
-            lines: normalized, `[batch, 1, pixels_per_line]`, zero where unmeasured.
-            measured: `[batch, 1]`, 0 for a line that was not measured at all.
-
-        Returns:
-            Logits `[batch, num_labels]` without temperature; meaningless for unmeasured lines.
-        """
-        model, width = self.model.scanline, self.config.hidden_size
-        hidden_states = model.tokenizer(lines.to(self.rings), self.line_buffers)[:, 0]
-        rotary = self.config.position_embedding_type == "rotary"
-        if rotary:
-            cos, sin = (part.to(self.rings)[:, None, None] for part in model.sinusoids(self.positions, self.head_dim))
-        else:
-            last = self.config.max_lines - 1
-            waves = model.sinusoids(self.positions.clamp(max=last), width)
-            hidden_states = hidden_states + torch.cat(waves[::-1], dim=-1).to(self.rings)
-        slot = self.num_steps % self.hidden.shape[-1]
-        self.hidden[..., slot] = 0  # it sees itself: of nothing at all there would be no weights
-        for index, layer in enumerate(self.layers):
-            projected = nn.functional.linear(
-                layer.attention_norm(hidden_states), self.weights[index], self.biases[index]
-            )
-            by_head = projected.view(-1, 3, self.num_heads, self.head_dim)
-            query_and_key, value = by_head[:, :2], by_head[:, 2]
-            if rotary:
-                first, second = query_and_key.chunk(2, dim=-1)
-                query_and_key = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-            keys, values = self.rings[index]
-            keys[:, :, slot] = query_and_key[:, 1]
-            values[:, :, slot] = value
-            attended = nn.functional.scaled_dot_product_attention(
-                query_and_key[:, 0].unsqueeze(2), keys, values, attn_mask=self.hidden, scale=layer.attention.scaling
-            )
-            hidden_states = hidden_states + layer.attention.o_proj(attended.reshape(-1, width))
-            hidden_states = hidden_states + layer.mlp(layer.mlp_norm(hidden_states))
-        self.hidden[..., slot].masked_fill_(~measured.bool().unsqueeze(-1), float("-inf"))
-        self.positions += 1
-        self.num_steps += 1
-        return self.model.classifier(model.norm(hidden_states))
-
-
 class ScanlineStreamer:
     """
     Classifies scans line by line: after each raw line, what the processor and the model say of the lines so far.
@@ -219,13 +139,13 @@ class ScanlineStreamer:
 
     Args:
         model: a causal model with a `sliding_window`. It is set to evaluation mode; its weights are read here.
-        processor: its image processor, with `normalization` `"line"` or `"none"`.
+        processor: its image processor, with any `normalization` but `"global"`.
         alpha: error that is accepted among decisions, in (0, 1): decides as soon as the evidence allows it by the
             thresholds in the model's configuration. `None` never decides.
         batch_size: number of scans that advance together.
-        restart: whether the model forgets all lines when a tip change is found, so that those of the old tip do not
-            drag the verdict on the new one. Without, and until a change is found, the numbers are those of the scan as
-            a whole.
+        restart: whether the model forgets the lines before a tip change when it is found, so that those of the old tip
+            do not drag the verdict on the new one. Without, and until a change is found, the numbers are those of the
+            scan as a whole.
 
     Raises:
         ValueError: for a model or a processor that cannot stream, or an `alpha` that the thresholds do not reach.
@@ -260,12 +180,13 @@ class ScanlineStreamer:
         self.labels = [str(name) for _, name in sorted((config.id2label or {}).items())]
         self.threshold = None if alpha is None else config.decision_threshold(alpha)
         self.decision_lines = frozenset(config.calibration_lines or ())
-        with torch.inference_mode():
-            self.decoder = LineDecoder(model, batch_size)
-            self.temperatures = torch.ones(1, 1)
-            if config.calibration_lines:
-                until_last = torch.empty(1, config.calibration_lines[-1], 1)
-                self.temperatures = model.temperatures(until_last, 0)
+        self.decoder = LineDecoder(model, batch_size)
+        # after each number of lines; after more of them as after the last
+        self.temperatures = np.ones((1, 1), np.float32)
+        self.biases = np.zeros((1, len(self.labels)), np.float32)
+        if config.calibration_lines:
+            until_last = model.calibration(1, config.calibration_lines[-1])
+            self.temperatures, self.biases = (values.numpy() for values in until_last)
         self.resampler = LineResampler(config.pixels_per_line)
         self.restart = restart
         self.detector: ChangeDetector | None = None
@@ -278,6 +199,7 @@ class ScanlineStreamer:
             self.detector = ChangeDetector(
                 config.change_weights, config.change_threshold, config.pixels_per_line, batch_size
             )
+        self.familiarity = FamiliarityMeter(config, batch_size) if config.familiarity_mean else None
         self.reset()
 
     @classmethod
@@ -309,10 +231,14 @@ class ScanlineStreamer:
     def reset(self) -> None:
         """Forgets all lines; the next one is the first of another scan, of any width."""
         self.resampler.reset()
-        with torch.inference_mode():
-            self.decoder.reset()
-            if self.detector is not None:
-                self.detector.reset()
+        self.decoder.reset()
+        if self.detector is not None:
+            self.detector.reset()
+        if self.familiarity is not None:
+            self.familiarity.reset()
+        self.unfamiliarity = np.full(self.batch_size, np.nan)
+        # the last measured lines, as the decoder took them
+        self.recent = np.zeros((self.batch_size, LINES_OF_NEW_TIP, self.model.config.pixels_per_line), np.float32)
         self.num_lines = np.zeros(self.batch_size, dtype=np.int64)
         self.probabilities = np.full((self.batch_size, len(self.labels)), np.nan)
         self.decisions: list[str | None] = [None] * self.batch_size
@@ -355,45 +281,60 @@ class ScanlineStreamer:
             raise ValueError(f"Expected lines of shape [{self.batch_size}, width], got {list(heights.shape)}.")
         self.change_probabilities = np.full(self.batch_size, np.nan)
         self.change_lines = np.full(self.batch_size, -1)
-        for model_lines in self.resampler(heights):
-            self._advance(torch.from_numpy(model_lines).unsqueeze(1))
+        lines = heights
+        if self.processor.normalization == "flat_line":
+            lines = flatten_lines(torch.from_numpy(heights)).numpy()
+        for model_lines in self.resampler(lines):
+            self._advance(torch.from_numpy(model_lines))
         measured = np.isfinite(heights).any(axis=1).tolist()
         return [self._result(scan, measured[scan]) for scan in range(self.batch_size)]
 
     def _advance(self, model_lines: torch.Tensor) -> None:
-        """One more model line of each scan, `[batch, 1, pixels_per_line]`."""
+        """One more model line of each scan, `[batch, pixels_per_line]`."""
         values, mask = normalize_lines(model_lines, self.processor.normalization)
-        device = self.decoder.rings.device
-        logits = self.decoder.step(values.to(device), mask.to(device))
-        self.num_lines += 1
-        place = np.minimum(self.num_lines, len(self.temperatures)) - 1
-        probabilities = (logits.float().cpu() / self.temperatures[place]).softmax(dim=-1).numpy()
-        np.copyto(self.probabilities, probabilities, where=mask.bool().numpy())
-        if self.threshold is not None:
-            for scan, number in enumerate(self.num_lines.tolist()):
-                best = self.probabilities[scan].max()  # NaN, which is not more, before the first measured line
-                if self.decisions[scan] is None and number in self.decision_lines and best >= self.threshold:
-                    self.decisions[scan] = self.labels[int(self.probabilities[scan].argmax())]
-        if self.detector is not None:
-            self._look_for_changes(values if self.processor.normalization == "line" else model_lines, mask)
-
-    def _look_for_changes(self, lines: torch.Tensor, mask: torch.Tensor) -> None:
-        """Whether the tip changed, by the next lines `[batch, 1, pixels_per_line]` and their mask `[batch, 1]`."""
-        assert self.detector is not None and self.resampler.width is not None
-        if self.processor.normalization != "line":
-            lines, _ = normalize_lines(lines, "line")
+        measured = mask.bool().numpy()
+        self._classify(values.numpy(), measured, ALL)
+        self.recent[measured, :-1], self.recent[measured, -1] = self.recent[measured, 1:], values.numpy()[measured]
+        if self.processor.normalization == "none":
+            values, _ = normalize_lines(model_lines, "line")
+        if self.familiarity is not None:
+            self.unfamiliarity = self.familiarity.update(values.numpy(), measured)
+        if self.detector is None:
+            return
+        assert self.resampler.width is not None
         # the first raw line of this model line
         number = (self.resampler.num_model_lines - 1) * self.resampler.width // self.resampler.pixels_per_line
-        probabilities, places = self.detector.update(lines[:, 0], mask[:, 0], number)
-        self.change_probabilities = np.fmax(self.change_probabilities, probabilities.numpy())
-        found = places >= 0
-        if bool(found.any()):
-            self.change_lines = np.where(found.numpy(), places.numpy(), self.change_lines)
-            if self.restart:
-                self.decoder.reset(found.to(self.decoder.rings.device))
-                self.num_lines[found.numpy()] = 0
-                self.probabilities[found.numpy()] = np.nan
-                self.decisions = [None if new else old for new, old in zip(found, self.decisions, strict=True)]
+        probabilities, places = self.detector.update(values.numpy(), measured, number)
+        self.change_probabilities = np.fmax(self.change_probabilities, probabilities)
+        found = np.flatnonzero(places >= 0)
+        self.change_lines[found] = places[found]
+        if self.restart and len(found):
+            self._restart(found)
+
+    def _restart(self, scans: np.ndarray) -> None:
+        """Forgets the old tip, and takes the lines that the new one has measured until it was found once more."""
+        self.decoder.reset(scans)
+        self.num_lines[scans] = 0
+        for scan in scans.tolist():
+            self.decisions[scan] = None
+        for place in range(LINES_OF_NEW_TIP):
+            self._classify(self.recent[scans, place], np.ones(len(scans), dtype=bool), scans)
+
+    def _classify(self, values: np.ndarray, measured: np.ndarray, scans: Streams) -> None:
+        """Verdicts on some scans after one more normalized line, `[scans, pixels_per_line]`."""
+        logits = self.decoder.classify(self.decoder.step(values, measured, scans))
+        self.num_lines[scans] += 1
+        place = np.minimum(self.num_lines[scans], len(self.temperatures)) - 1
+        logits = logits / self.temperatures[place] + self.biases[place]
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        self.probabilities[scans] = np.where(measured[:, None], probabilities, self.probabilities[scans])
+        if self.threshold is not None:
+            for scan in np.arange(self.batch_size)[scans].tolist():
+                best = self.probabilities[scan].max()  # NaN, which is not more, before the first measured line
+                at_a_look = int(self.num_lines[scan]) in self.decision_lines
+                if self.decisions[scan] is None and at_a_look and best >= self.threshold:
+                    self.decisions[scan] = self.labels[int(self.probabilities[scan].argmax())]
 
     def _result(self, scan: int, measured: bool) -> LineResult:
         probabilities = self.probabilities[scan]
@@ -407,7 +348,8 @@ class ScanlineStreamer:
             decision=self.decisions[scan],
             change_probability=None if np.isnan(change) else float(change),
             change_line=None if self.change_lines[scan] < 0 else int(self.change_lines[scan]),
+            unfamiliarity=None if np.isnan(self.unfamiliarity[scan]) else float(self.unfamiliarity[scan]),
         )
 
 
-__all__ = ["LineDecoder", "LineResampler", "LineResult", "ScanlineStreamer"]
+__all__ = ["LineResampler", "LineResult", "ScanlineStreamer"]
