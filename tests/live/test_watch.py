@@ -1,11 +1,15 @@
 """A folder that a microscope writes into: files whole, growing, half-written and broken."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from data_scripts import ScanReadError
+from data_scripts import ScanReadError, read_scan
 from live.watch import FolderWatcher, complete_lines
 from run_streaming import main
+
+INSTRUMENTS = Path(__file__).resolve().parents[3] / "shared" / "instruments"
 
 
 class Clock:
@@ -166,6 +170,37 @@ def test_the_command(folder, model, lines, replayed):
     options = ["--model", str(model), "--alpha", "0.1", "--existing", "--scans", "1", "--settle", "0"]
     assert main(["watch", str(folder), *options, "--interval", "0.01"]) == 0
     assert records(folder / "scan.npy") == replayed
+
+
+def test_a_real_file_that_grows(folder, model, clock):
+    path = INSTRUMENTS / "nanonis_si111_7x7.sxm"
+    if not path.is_file():
+        pytest.skip("no real microscope files at hand")
+    content, whole, seen = path.read_bytes(), read_scan(path).lines, []
+
+    class Listener:
+        def start(self, name, folder):
+            assert seen == []
+
+        def add(self, lines):
+            seen.extend(lines)
+
+        def finish(self):
+            seen.append("end")
+
+    watcher = FolderWatcher(folder, Listener(), settle=5)
+    counts = []
+    for share in (0.05, 0.2, 0.3, 0.3001, 0.6, 1.0):
+        clock.now += 1
+        (folder / path.name).write_bytes(content[: int(share * len(content))])
+        watcher.look()
+        counts.append(len(seen))
+        if seen:
+            np.testing.assert_array_equal(seen, whole[: len(seen)])
+    assert counts == sorted(counts) and 0 < counts[1] < len(whole) == counts[-1]
+    clock.now += 5
+    watcher.look()
+    assert seen[-1] == "end"
 
 
 def test_a_folder_that_is_none(model, tmp_path, capsys):

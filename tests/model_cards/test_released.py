@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from data_scripts import read_scan
 from experiments.release import example_scan
+from modeling_scanline.streaming_scanline import ScanlineStreamer
 
 FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "model_cards").glob("*/config.json"))
+INSTRUMENTS = Path(__file__).resolve().parents[3] / "shared" / "instruments"
 LARGEST = {"tiny": 1.5e6, "": 12e6}  # bytes of weights, by the end of the folder's name
 CODE = """
 import json, sys, numpy as np
@@ -51,3 +54,18 @@ class TestReleased:
             assert f"| {figures['expected_calibration_error']:.3f} |" in card.text
         whole = {result.metric_type: result.metric_value for result in card.data.eval_results}
         assert whole["auroc"] == round(release["by_lines"]["whole"]["auroc"]["mean"], 4)
+
+    def test_a_stream_tells_other_surfaces_and_takes_heights_as_measured(self, folder):
+        streamer = ScanlineStreamer.from_pretrained(folder, alpha=0.2)
+        assert streamer.processor.normalization == "flat_line"
+        flat = streamer.update_many(example_scan())
+        streamer.reset()
+        tilted = streamer.update_many(example_scan() + np.linspace(0, 300, 200, dtype=np.float32))
+        np.testing.assert_allclose(tilted[-1].probabilities, flat[-1].probabilities, atol=1e-2)
+
+    @pytest.mark.parametrize("name", ["nanonis_si111_7x7.sxm", "nanonis_afm_gen4.sxm"])
+    def test_a_real_scan_of_another_kind_is_told(self, folder, name):
+        if not INSTRUMENTS.is_dir():
+            pytest.skip("no real microscope files at hand")
+        results = ScanlineStreamer.from_pretrained(folder).update_many(read_scan(INSTRUMENTS / name).lines)
+        assert results[-1].familiar is False
