@@ -1,8 +1,6 @@
 """The tip-state metric against scikit-learn, against figures worked by hand, and on input that it must refuse."""
 
-import doctest
 import json
-import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +165,13 @@ def test_the_order_of_the_scans_does_not_matter(tip_state: evaluate.Metric, num_
     assert permuted == pytest.approx(results)
     for key, value in results.items():
         assert key == "num_scans" or key.startswith("support_") or 0 <= value <= 1
+
+
+def test_several_processes_equal_one(tip_state: evaluate.Metric, distributed: Callable[..., list[Any]]) -> None:
+    probabilities, references = random_scans(30)
+    expected = tip_state.compute(predictions=probabilities, references=references)
+    shares = [(probabilities[:17], references[:17]), (probabilities[17:], references[17:]), ([], [])]
+    assert distributed("tip_state", shares) == [expected, None, None]
 
 
 def test_combines_with_another_metric(tmp_path: Path) -> None:
@@ -334,16 +339,3 @@ def test_a_refused_batch_costs_none_of_the_others(
 @pytest.mark.parametrize("tolerated", [[0.7, 0.301], [1.0005, 0.0], [1.0, -0.0005]])
 def test_tolerates_rounding(tip_state: evaluate.Metric, tolerated: list[float]) -> None:
     assert tip_state.compute(predictions=[tolerated, [0.4, 0.6]], references=[0, 1])["accuracy"] == 1.0
-
-
-@pytest.mark.parametrize("source", ["card", "docstring"])
-def test_the_examples_run_as_written(tip_state: evaluate.Metric, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    if source == "card":
-        # Without the fences, doctest would take a closing one for expected output.
-        text = re.sub(r"^```.*$", "", (METRIC / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    else:
-        text = tip_state.info.inputs_description
-    examples = doctest.DocTestParser().get_doctest(text, {}, source, None, 0)
-    assert examples.examples
-    assert doctest.DocTestRunner().run(examples).failed == 0
