@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import evaluate
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from rich.console import Console
@@ -28,6 +29,8 @@ from modeling_scanline.change_scanline import LINES_AFTER, LINES_BEFORE, NEIGHBO
 from .streams import NUM_LINES, SIMULATION, WIDTH, Scans, load
 
 RESULTS = Path(__file__).parent / "results"
+METRIC = Path(__file__).parents[1] / "metrics" / "tip_change"
+FIGURES = ("changes", "unchanged_scans", "recall", "precision", "median_delay", "false_alarms_per_100")
 TOLERANCE = 3  # lines
 BUDGETS = (2.0, 5.0, 10.0)  # false alarms per 100 scans without a change
 SHIPPED_BUDGET = 10.0  # in the fit, most of them on simulated defects; real clear scans give far fewer
@@ -67,29 +70,10 @@ def run(scans: Scans, weights: list[float], threshold: float) -> list[list[tuple
 
 
 def score(scans: Scans, found: list[list[tuple[int, int]]]) -> dict[str, Any]:
-    """Recall, precision, delay and false alarms. Each change counts once, and so does each that is found."""
-    num_changes = num_found = num_right = false_alarms = unchanged = 0
-    delays: list[int] = []
-    for changes, of_scan in zip(scans.changes, found, strict=True):
-        left = list(changes)
-        for place, line in of_scan:
-            near = [change for change in left if abs(change - place) <= TOLERANCE]
-            if near:
-                left.remove(near[0])
-                delays.append(line - near[0])
-        num_changes, num_found, num_right = (
-            num_changes + len(changes), num_found + len(of_scan), num_right + len(changes) - len(left),
-        )  # fmt: skip
-        if not changes:
-            unchanged, false_alarms = unchanged + 1, false_alarms + len(of_scan)
-    return {
-        "changes": num_changes,
-        "unchanged_scans": unchanged,
-        "recall": num_right / max(num_changes, 1),
-        "precision": num_right / max(num_found, 1),
-        "median_delay": float(np.median(delays)) if delays else None,
-        "false_alarms_per_100": 100 * false_alarms / max(unchanged, 1),
-    }
+    """Recall, precision, delay and false alarms, by the metric `tip_change`."""
+    metric = evaluate.load(str(METRIC), keep_in_memory=True)
+    figures = metric.compute(predictions=found, references=scans.changes, tolerance=TOLERANCE)
+    return {name: figures[name] for name in FIGURES}
 
 
 def find_thresholds(scans: Scans, weights: list[float]) -> dict[float, float]:
