@@ -187,6 +187,12 @@ class DataArguments(ScanSource):
             "none, or JSON: a number for each class by name, '{\"rows\": 2.0}'; those not named weigh 1."
         },
     )
+    unused_classes: int = field(
+        default=0,
+        metadata={
+            "help": "Outputs without a class, beside those of the data: a mistake that the log's baseline made."
+        },
+    )
     augment: bool = field(default=True, metadata={"help": "Whether to augment training scans at all."})
     horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring a scan."})
     vertical_flip: float = field(default=0.5, metadata={"help": "Probability of turning a scan upside down."})
@@ -226,6 +232,8 @@ class DataArguments(ScanSource):
                 f"segment_lines and segment_epochs must not be negative, got {self.segment_lines} and "
                 f"{self.segment_epochs}."
             )
+        if self.unused_classes < 0:
+            raise ConfigurationError(f"unused_classes must not be negative, got {self.unused_classes}.")
         if not 0 < self.train_fraction <= 1:
             raise ConfigurationError(f"train_fraction must lie in (0, 1], got {self.train_fraction}.")
         try:

@@ -29,10 +29,11 @@ class Data:
 def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> Data:
     """Scans → labels → split → datasets for training (augmented, labels as wanted) and scoring (clear labels)."""
     scans = arguments.load()
-    label_names = scans.features["label"].names
+    unused = [f"unused_{number}" for number in range(1, arguments.unused_classes + 1)]
+    label_names = [*scans.features["label"].names, *unused]
     scan_ids = np.asarray(scans["scan_id"])
     sessions = groups_of(scans["session"], scan_ids)
-    scores = np.asarray(scans["scores"], dtype=np.float32)
+    scores = np.pad(np.asarray(scans["scores"], dtype=np.float32), ((0, 0), (0, len(unused))))
     stored = StoredLines(scans, arguments.max_lines)
     complete = stored.count_measured() >= arguments.pixels_per_line
     take = stored.__getitem__ if arguments.keep_in_memory else stored.select

@@ -1,10 +1,11 @@
 """Runs of `run_classification.py` as processes of their own: many, some at once, none twice."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+try:
+    import fcntl
+except ImportError:  # not a Unix: whoever starts a run twice at once has to know
+    fcntl = None  # type: ignore[assignment]
+
 from .run_folder import ARGUMENTS_FILE, SUMMARY_FILE
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_classification.py"
 LAST_EPOCH = ("--eval_strategy", "no", "--no_load_best_model_at_end")  # nothing is chosen on what is then reported
+
+
+class BusyError(RuntimeError):
+    """A run that another process is at."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +37,27 @@ class Run:
     One run.
 
     Attributes:
-        folder: that it writes.
+        folder: that it writes. Beside it lie `NAME.log`, what it prints; `NAME.arguments.json`; `NAME.lock`, held as
+            long as its process lives, also when that has lost who started it; and `NAME.failed` if it failed.
         arguments: of `run_classification.py`, without `--output_dir`.
     """
 
     folder: Path
     arguments: tuple[str, ...]
 
+    def beside(self, ending: str) -> Path:
+        """A file beside the folder, whose name may have a point in it."""
+        return self.folder.with_name(f"{self.folder.name}.{ending}")
+
     @property
     def log(self) -> Path:
         """What it prints."""
-        return self.folder.with_name(f"{self.folder.name}.log")
+        return self.beside("log")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it failed when it was last tried."""
+        return self.beside("failed").is_file()
 
     def summary(self) -> dict[str, Any] | None:
         """
@@ -56,32 +76,58 @@ class Run:
         path = self.folder / SUMMARY_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    def execute(self, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    def execute(self, environment: dict[str, str] | None = None, wait: bool = True) -> dict[str, Any]:
         """
         Runs it unless it has been, from its last checkpoint if there is one, and returns its summary.
 
+        Args:
+            environment: in addition to this process's.
+            wait: whether to wait for another process that is at it.
+
         Raises:
             RuntimeError: if it fails; the message names its log.
+            BusyError: if another process is at it, and `wait` is not set.
         """
         summary = self.summary()
         if summary is None:
-            command = [sys.executable, str(SCRIPT), "--output_dir", str(self.folder), *self.arguments]
-            if any(self.folder.glob("checkpoint-*/trainer_state.json")):
-                command += ["--resume_from_checkpoint", "true"]
-            else:
-                (self.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a run cut off before its first checkpoint
-            with self.log.open("a", encoding="utf-8") as log:
-                code = subprocess.run(
-                    command,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    check=False,
-                    env={**os.environ, **(environment or {})},
-                ).returncode
-            if code:
-                raise RuntimeError(f"{self.folder.name} ended with status {code}; see {self.log}.")
-            summary = self.summary()
-            assert summary is not None, f"{self.folder}: ended without {SUMMARY_FILE}"
+            with self._locked(wait) as lock:
+                summary = self.summary() or self._carry_out(environment, lock)
+        return summary
+
+    @contextlib.contextmanager
+    def _locked(self, wait: bool) -> Iterator[int | None]:
+        """The descriptor of a lock that whoever inherits it holds on to; `None` where there are no such locks."""
+        if fcntl is None:
+            yield None
+            return
+        with self.beside("lock").open("a", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise BusyError(f"{self.folder.name}: another process is at it.") from None
+            yield file.fileno()
+
+    def _carry_out(self, environment: dict[str, str] | None, lock: int | None) -> dict[str, Any]:
+        command = [sys.executable, str(SCRIPT), "--output_dir", str(self.folder), *self.arguments]
+        if any(self.folder.glob("checkpoint-*/trainer_state.json")):
+            command += ["--resume_from_checkpoint", "true"]
+        else:
+            (self.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a run cut off before its first checkpoint
+        with self.log.open("a", encoding="utf-8") as log:
+            code = subprocess.run(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=False,
+                env={**os.environ, **(environment or {})},
+                pass_fds=() if lock is None else (lock,),
+            ).returncode
+        if code:
+            self.beside("failed").write_text(f"status {code}\n", encoding="utf-8")
+            raise RuntimeError(f"{self.folder.name} ended with status {code}; see {self.log}.")
+        self.beside("failed").unlink(missing_ok=True)
+        summary = self.summary()
+        assert summary is not None, f"{self.folder}: ended without {SUMMARY_FILE}"
         return summary
 
 
