@@ -1,0 +1,33 @@
+# shellcheck shell=bash
+# What the jobs have in common; to be sourced. SCANLINE_HOME is the folder of the project (where sbatch was called), with
+# a virtual environment in .venv, or SCANLINE_IMAGE an Apptainer image (apptainer.def) to run in.
+cd "${SCANLINE_HOME:-$SLURM_SUBMIT_DIR}" || exit 1
+mkdir -p runs
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
+if [[ -z "${SCANLINE_IMAGE:-}" && -f .venv/bin/activate ]]; then
+    # shellcheck disable=SC1091
+    source .venv/bin/activate
+fi
+
+# a job that is queued again keeps its number, and with this its folder
+of_this_job=$(compgen -G "runs/*_j${SLURM_JOB_ID}" | head -n 1 || true)
+SCANLINE_RUN_TIME=$(basename "${of_this_job%_j*}")
+export SCANLINE_RUN_TIME="${SCANLINE_RUN_TIME:-$(date +%Y%m%d_%H%M%S)}"
+
+# Runs a command; where SLURM warns that it will end the job, ends the command, and queues the job again.
+run_until_done() {
+    local in_image=()
+    if [[ -n "${SCANLINE_IMAGE:-}" ]]; then
+        in_image=(apptainer exec --nv --bind "$PWD" "$SCANLINE_IMAGE")
+    fi
+    # goes on from its last checkpoint, where there is one
+    local resume=()
+    if compgen -G "runs/${SCANLINE_RUN_TIME}_j${SLURM_JOB_ID}/checkpoint-*" >/dev/null; then
+        resume=(--resume_from_checkpoint true)
+    fi
+    "${in_image[@]}" "$@" "${resume[@]}" &
+    local process=$!
+    # shellcheck disable=SC2064  # the number of the process as it is now
+    trap "echo 'SLURM ends the job: it is queued again'; kill -TERM $process; scontrol requeue '$SLURM_JOB_ID'" USR1
+    wait "$process"
+}
