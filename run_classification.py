@@ -323,6 +323,8 @@ def run(
         if training_arguments.do_train and data is not None:
             write_recipe(folder, resolved_recipe(model_arguments, data_arguments, training_arguments))
             data.split.save(folder / SPLIT_FILE)
+        # what is tracked bears the name of its folder; the recipe does not, or a repetition would bear it, too
+        training_arguments.run_name = training_arguments.run_name or folder.name
         if data is not None:
             counts = "; ".join(
                 f"{part}: {sum(classes.values())} scans ({', '.join(f'{n} {name}' for name, n in classes.items())})"

@@ -257,6 +257,7 @@ class ScanlineTrainingArguments(TrainingArguments):
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of the run; by default a new one, named by the time, in runs_dir."}
     )
+    project: str = field(default="scanline", metadata={"help": "Project of what is tracked with --report_to trackio."})
     runs_dir: str = field(default="runs", metadata={"help": "Where folders of runs are made."})
     num_train_epochs: float = field(default=50, metadata={"help": "Epochs to train."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Scans a step on each device."})

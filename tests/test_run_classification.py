@@ -1,10 +1,12 @@
 """The main job, end to end: what a run leaves, and what it says about bad input."""
 
+import contextlib
 import csv
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -407,28 +409,56 @@ def test_accumulated_steps_give_the_loss_of_one_large_batch(scans, tmp_path, mod
     assert losses(tmp_path / "small") == pytest.approx(losses(tmp_path / "large"), abs=1e-5)
 
 
-def launch(flags: list[str], config: str = "cpu.yaml") -> list[str]:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
+def launch(flags: list[str], config: Path = CONFIGS / "cpu.yaml") -> list[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     return [*command, str(ROOT / "run_classification.py"), *flags]
 
 
-def test_two_processes_give_the_loss_of_one(scans, tmp_path):
+@pytest.mark.parametrize(
+    ("config", "more", "tolerance"),
+    [
+        ("cpu_two_processes.yaml", {}, 1e-4),
+        # the model sharded
+        ("fsdp.yaml", {}, 1e-4),
+        # what GPUs are used with
+        (
+            "cpu_two_processes.yaml",
+            {"gradient_accumulation_steps": 2, "bf16": True, "torch_compile_backend": "aot_eager"},
+            5e-2,
+        ),
+    ],
+    ids=["copies", "shards", "bf16, compiled, accumulated"],
+)
+def test_two_processes_give_the_loss_of_one(scans, tmp_path, config, more, tolerance):
     common = {
-        "max_steps": 20, "logging_strategy": "steps", "logging_steps": 1, "augment": False, "do_train": True,
+        "max_steps": 10, "logging_strategy": "steps", "logging_steps": 1, "augment": False, "do_train": True,
         "do_eval": True, "config_overrides": json.dumps(TINY | NO_CHANCE), "num_train_epochs": 5,
     }  # fmt: skip
     assert main(arguments(scans, tmp_path / "one", per_device_train_batch_size=16, **common)) == 0
-    flags = arguments(scans, tmp_path / "two", per_device_train_batch_size=8, **common)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(launch(flags, "cpu_two_processes.yaml"), check=True, timeout=300, env=environment, cwd=tmp_path)
+    # the files of accelerate_configs as they are, but for a CPU
+    content = yaml.safe_load((CONFIGS / config).read_text()) | {"use_cpu": True, "mixed_precision": "no"}
+    (tmp_path / config).write_text(yaml.safe_dump(content))
+    size = 8 // more.get("gradient_accumulation_steps", 1)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"report_to": ["tensorboard", "trackio"]}))
+    flags = arguments(scans, tmp_path / "two", per_device_train_batch_size=size, **common, **more)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TRACKIO_DIR": str(tmp_path / "tracked")}
+    command = launch([*flags, "--config", str(tmp_path / "recipe.yaml")], tmp_path / config)
+    subprocess.run(command, check=True, timeout=300, env=environment, cwd=tmp_path)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == 20
-    assert two == pytest.approx(one, abs=1e-4)
+    assert len(one) == 10
+    assert two == pytest.approx(one, abs=tolerance)
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")]
     assert [summary["num_processes"] for summary in summaries] == [1, 2]
-    assert summaries[1]["validation"]["loss"] == pytest.approx(summaries[0]["validation"]["loss"], abs=1e-4)
+    assert summaries[1]["validation"]["loss"] == pytest.approx(summaries[0]["validation"]["loss"], abs=tolerance)
     whole = [summary["validation"]["whole"]["auroc"] for summary in summaries]
-    assert whole[1] == pytest.approx(whole[0], abs=1e-3)
+    assert whole[1] == pytest.approx(whole[0], abs=max(1e-3, tolerance))
+    # what was tracked on the way, by the first process alone
+    assert list((tmp_path / "two").rglob("events.out.tfevents.*"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "tracked" / "scanline.db")) as database:
+        rows = database.execute("select run_name, metrics from metrics").fetchall()
+    assert {name for name, _ in rows} == {"two"}
+    tracked = [json.loads(metrics) for _, metrics in rows]
+    assert [record["train/loss"] for record in tracked if "train/loss" in record] == pytest.approx(list(two.values()))
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(scans, tmp_path):

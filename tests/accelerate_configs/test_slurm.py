@@ -102,7 +102,7 @@ def test_several_nodes(cluster):
     call = submit(cluster, "several_nodes.sbatch", "--config", "causal")
     assert call.startswith(
         "accelerate launch --config_file accelerate_configs/multi_node.yaml --num_machines 2 --machine_rank 1 "
-        "--num_processes 8 --main_process_ip node7 --main_process_port 30211 run_classification.py --config causal name="
+        "--num_processes 8 --main_process_ip node7 --main_process_port 30211 run_classification.py --config causal "
     )
 
 
