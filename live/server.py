@@ -170,9 +170,12 @@ def make_app(sessions: ScanSessions, about: dict[str, Any]) -> Any:
     """
     from fastapi import FastAPI, HTTPException, Request  # an extra
     from fastapi.concurrency import run_in_threadpool
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from fastapi.responses import PlainTextResponse
 
     app = FastAPI(title="Scanline", description="The state of the tip, line by line. It advises, and moves nothing.")
+    # or a web page could reach it through a name of its own
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     statuses = {KeyError: 404, OverflowError: 429, ValueError: 422}
 
     async def body_of(request: Request) -> dict[str, Any]:

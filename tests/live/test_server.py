@@ -23,7 +23,7 @@ def sessions(model, tmp_path):
 
 @pytest.fixture
 def client(sessions):
-    return TestClient(make_app(sessions, {"labels": ["a"]}))
+    return TestClient(make_app(sessions, {"labels": ["a"]}), base_url="http://127.0.0.1")
 
 
 def as_json(lines: np.ndarray) -> list:
@@ -135,6 +135,10 @@ def test_numbers_without_end_are_unmeasured(client):
     scan = begin(client)
     answer = client.post(f"/scans/{scan}/lines", content=b'{"lines": [[1e999, NaN, -1e300]]}')
     assert answer.json()["records"][0]["measured"] is False
+
+
+def test_another_name_of_this_machine_is_refused(client):
+    assert client.get("/", headers={"Host": "elsewhere.example"}).status_code == 400
 
 
 def test_it_listens_on_loopback_only(sessions):
