@@ -141,30 +141,33 @@ def _is_listed(name: str, repo_type: str) -> bool:
     )
 
 
+def _reason(error: BaseException, endpoint: str) -> str:
+    """What went wrong, in one sentence."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # of an upload, around what it failed with
+        error = error.__cause__
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        says = " ".join((error.server_message or error.response.reason_phrase).split())[:300]
+        advice = {401: "; run `hf auth login` once more", 403: "; the token may not write there"}.get(status, "")
+        return f"{endpoint} refused ({status}: {says}){advice}."
+    if isinstance(error, (HTTPError, ConnectionError, TimeoutError, RuntimeError)):
+        # its own text is left out: it may quote the headers of a request
+        return f"the connection to {endpoint} failed ({type(error).__name__}); try again."
+    return " ".join(str(error).split())[:300]
+
+
 @contextmanager
 def _explained(api: HfApi, repo_id: str) -> Iterator[None]:
     """Turns what a push can raise into one sentence, in which no token stands."""
     try:
         yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        says = " ".join((error.server_message or error.response.reason_phrase).split())[:300]
-        reason = {
-            401: "the token is not valid, run `hf auth login` once more",
-            403: "the token may not write there",
-        }.get(status, "see https://status.huggingface.co" if status >= 500 else "nothing was published")
-        message = f"{repo_id}: {api.endpoint} refused ({status}: {says}); {reason}."
-    except (HTTPError, ConnectionError, TimeoutError, RuntimeError) as error:
-        # their own text is left out: it may quote the headers of a request
-        kind = type(error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error).__name__
-        message = f"{repo_id}: the connection to {api.endpoint} failed ({kind}); give the same command once more."
     except PublishError:
         raise
-    except (OSError, ValueError) as error:
-        message = f"{repo_id}: {' '.join(str(error).split())[:300]}"
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        reason = _reason(error, api.endpoint).replace(str(api.token), "<token>")
     else:
         return
-    raise PublishError(message.replace(str(api.token), "<token>"))
+    raise PublishError(f"{repo_id}: {reason}")  # outside of `except`: nothing of the error travels on
 
 
 def publish(
