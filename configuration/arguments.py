@@ -47,7 +47,7 @@ Every option can stand in a recipe (a flat YAML file, see configuration/recipes)
   go on after a stop             ... --output_dir runs/20261123_101500 --resume_from_checkpoint true
   evaluate a run                 python run_classification.py --do_eval --model_name_or_path runs/20261123_101500
   classify files                 ... --do_predict --model_name_or_path runs/20261123_101500 --predict_dir scans/
-  publish a run at its end       ... --push_to_hub --hub_model_id OWNER/NAME   (private; --hub_private_repo false)
+  publish a run at its end       ... --push_to_hub --hub_model_id OWNER/NAME  (private; or --hub_private_repo no)
   publish a run later            python -m experiments.publish runs/20261123_101500 --repo_id OWNER/NAME
 """
 

@@ -6,8 +6,8 @@ Publishes the folder of a finished run, a released model or an exported dataset 
     python -m experiments.publish model_cards/scanline-causal-hsi100 --repo_id OWNER/NAME --public --tag v1
     python -m experiments.publish exported/mine --repo_id OWNER/NAME                    # a dataset
 
-Only the files named in MODEL_FILES or DATASET_FILES go up, in one commit: a push that breaks off leaves the repository
-as it was, and the same command goes on. The token is that of `hf auth login`, or HF_TOKEN. A run publishes itself when
+Only files on a list go up (`--dry_run` shows them), in one commit: a push that breaks off leaves the repository as it
+was, and the same command goes on. The token is that of `hf auth login`, or HF_TOKEN. A run publishes itself when
 it has ended with `run_classification.py ... --push_to_hub --hub_model_id OWNER/NAME`.
 """
 
