@@ -4,7 +4,8 @@ Trains, evaluates and applies models of the state of an STM tip.
     python run_classification.py --config configuration/recipes/quickstart.yaml
     accelerate launch run_classification.py --config configuration/recipes/causal.yaml --dataset hsi100 --data_dir ...
 
-Read it from top to bottom: arguments, data, model, training, evaluation, predictions. `--help` explains every option.
+Read it from top to bottom: arguments, data, model, training, evaluation, predictions, publication.
+`--help` explains every option.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,7 @@ from experiments.library_models import (
     read_weights,
     set_loss_entries,
 )
+from experiments.publish import PublishError, connect, publish
 from experiments.run_folder import METRICS_FILE, SPLIT_FILE, machine, write_recipe, write_summary
 from experiments.scoring import TipStateScorer, score_part, split_outputs
 from experiments.trainer import ScanlineTrainer
@@ -265,6 +268,30 @@ def predict(
     console.print(table)
 
 
+def take_push(arguments: ScanlineTrainingArguments) -> partial[str] | None:
+    """
+    What publishes the folder of a run, if that was asked for; the Trainer is left without a word of it.
+
+    The Trainer would upload whatever lies in the folder, after every epoch, put its own card in the place of ours, and
+    keep the token in every checkpoint.
+
+    Raises:
+        ConfigurationError: for a repository that is none, or without a token.
+    """
+    push = None
+    if arguments.push_to_hub:
+        repo_id = str(arguments.hub_model_id)
+        try:
+            api = connect(repo_id, arguments.hub_token)
+        except PublishError as error:
+            raise ConfigurationError(f"push_to_hub: {error}") from error
+        public = arguments.hub_private_repo is False
+        push = partial(publish, repo_id=repo_id, api=api, public=public, revision=arguments.hub_revision)
+    arguments.push_to_hub = False
+    arguments.hub_model_id = arguments.hub_token = arguments.hub_private_repo = arguments.hub_revision = None
+    return push
+
+
 def run(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: ScanlineTrainingArguments
 ) -> Path:
@@ -278,6 +305,7 @@ def run(
         ConfigurationError: for arguments or data that make no run.
     """
     set_seed(training_arguments.seed)
+    push = take_push(training_arguments)
     folder = Path(training_arguments.output_dir)  # type: ignore[arg-type]
     checkpoint = find_checkpoint(training_arguments) if training_arguments.do_train else None
     if training_arguments.do_train and checkpoint is None and (folder / METRICS_FILE).exists():
@@ -388,6 +416,16 @@ def run(
             f'    classify = pipeline("image-classification", model="{folder}", trust_remote_code=True)\n'
             '    classify("scan.png")\n'
         )
+
+    # publication
+    if push is not None and main_process:
+        try:
+            push(folder)
+        except PublishError as error:
+            raise ConfigurationError(
+                f"push_to_hub: {error} The run itself is whole, in {folder}; to publish it later: "
+                f"python -m experiments.publish {folder} --repo_id {push.keywords['repo_id']}"
+            ) from error
     return folder
 
 

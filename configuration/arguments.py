@@ -47,6 +47,8 @@ Every option can stand in a recipe (a flat YAML file, see configuration/recipes)
   go on after a stop             ... --output_dir runs/20261123_101500 --resume_from_checkpoint true
   evaluate a run                 python run_classification.py --do_eval --model_name_or_path runs/20261123_101500
   classify files                 ... --do_predict --model_name_or_path runs/20261123_101500 --predict_dir scans/
+  publish a run at its end       ... --push_to_hub --hub_model_id OWNER/NAME  (private; or --hub_private_repo no)
+  publish a run later            python -m experiments.publish runs/20261123_101500 --repo_id OWNER/NAME
 """
 
 
@@ -303,6 +305,11 @@ class ScanlineTrainingArguments(TrainingArguments):
             raise ConfigurationError("early_stopping_patience needs validation during training: set eval_strategy.")
         if not (self.do_train or self.do_eval or self.do_predict):
             self.do_train = self.do_eval = True
+        if self.push_to_hub and not (self.hub_model_id and self.do_train and self.do_eval):
+            raise ConfigurationError(
+                "push_to_hub publishes a run that trains and evaluates (do_train, do_eval) and needs hub_model_id, "
+                "OWNER/NAME. For a folder that there is already: python -m experiments.publish."
+            )
         do_eval = self.do_eval
         super().__post_init__()
         self.do_eval = do_eval  # the library sets it wherever there is an eval_strategy, also for predictions alone

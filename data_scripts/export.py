@@ -5,6 +5,7 @@ Writes a dataset of scans as Parquet shards with a card, ready for the Hub, and 
     python -m data_scripts.export --dataset folder --data_dir scans/ --output_dir exported/mine --license cc-by-4.0
 
 Trained on with `--dataset exported --data_dir exported/simulated`, or loaded with `datasets.load_dataset`.
+Published, privately, with `python -m experiments.publish exported/simulated --repo_id OWNER/NAME`.
 """
 
 import json

@@ -38,19 +38,24 @@ from .card import FIGURES
 from .decision import cross_decided, fit_thresholds
 from .intervals import figures_by_lines
 from .probabilities import Probabilities
-from .run_folder import RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE, write_recipe
+from .run_folder import (
+    PRETRAINING_RECIPE_FILE,
+    RECIPE_FILE,
+    RELEASE_FILE,
+    SPLIT_FILE,
+    SUMMARY_FILE,
+    portable_recipe,
+    write_recipe,
+)
 from .scoring import load_metric
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "release.md"
-RELEASE_FILE = "release.json"
 # what may differ between the run that is shipped and the folds that vouch for it
 FREE = {
     "output_dir", "runs_dir", "split", "split_seed", "split_file", "num_folds", "fold", "validation_fraction", "seed",
     "do_train", "do_eval", "eval_strategy", "save_strategy", "load_best_model_at_end", "data_dir", "cache_dir",
     "eval_line_counts", "save_total_limit", "logging_strategy",
 }  # fmt: skip
-# of the machine, not of the model
-PATHS = ("output_dir", "runs_dir", "data_dir", "cache_dir", "split_file", "predict_dir", "model_name_or_path")
 console = Console()
 
 
@@ -290,11 +295,10 @@ def release(
         logits = model.eval()(**processor(example_scan(), return_tensors="pt")).logits[0]
     description["example"] = logits.softmax(-1).tolist()
     recipe = _read_recipe(run)
-    write_recipe(output, {name: value for name, value in recipe.items() if name not in PATHS})
+    write_recipe(output, portable_recipe(recipe))
     start = Path(recipe.get("model_name_or_path") or "")
     if (start / RECIPE_FILE).is_file():
-        of_start = {name: value for name, value in _read_recipe(start).items() if name not in PATHS}
-        write_recipe(output, of_start, "pretraining_recipe.yaml")
+        write_recipe(output, portable_recipe(_read_recipe(start)), PRETRAINING_RECIPE_FILE)
         description["pretraining"] = json.loads((start / SUMMARY_FILE).read_text(encoding="utf-8"))
     description["name"] = output.name
     description["num_parameters"] = model.num_parameters()

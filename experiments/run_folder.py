@@ -12,8 +12,12 @@ METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 SPLIT_FILE = "split.json"
 RECIPE_FILE = "recipe.yaml"
+PRETRAINING_RECIPE_FILE = "pretraining_recipe.yaml"  # of a released model: of the run that its weights started from
+RELEASE_FILE = "release.json"
 NOTES_FILE = "notes.md"
 ARGUMENTS_FILE = "{name}.arguments.json"  # beside the folder of a run that was launched
+# options that are of the machine, not of the model
+PATHS = ("output_dir", "runs_dir", "data_dir", "cache_dir", "split_file", "predict_dir", "model_name_or_path")
 
 
 def append_metrics(folder: Path, record: dict[str, Any]) -> None:
@@ -46,6 +50,17 @@ def write_recipe(folder: Path, recipe: dict[str, Any], name: str = RECIPE_FILE) 
     """Writes the resolved recipe: `--config` with it repeats the run."""
     text = yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True)
     (folder / name).write_text(text, encoding="utf-8")
+
+
+def portable_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as others may read it, without the paths of the machine; a model that it got from the Hub stays."""
+
+    def of_machine(name: str, value: Any) -> bool:
+        if name == "model_name_or_path" and value is not None:
+            return Path(value).is_absolute() or Path(value).exists()
+        return name in PATHS
+
+    return {name: value for name, value in recipe.items() if not of_machine(name, value)}
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
