@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from data_scripts import read_scan
 from experiments.release import example_scan
@@ -30,8 +34,49 @@ print(json.dumps([entry["label"] for entry in classify(Image.new("L", (64, 64)),
 """
 
 
+STREAM = """
+results = model.streamer(processor, alpha=0.2).update_many(np.load("scan.npy"))
+print(len(results), results[-1].state, results[-1].familiar)
+"""
+
+
+def installed(*names: str) -> Iterator[Path]:
+    """What pip puts into site-packages for these distributions and all that they need."""
+    wanted, seen = list(names), set()
+    while wanted:
+        name = canonicalize_name(wanted.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:  # of another platform
+            continue
+        requirements = [Requirement(line) for line in found.requires or []]
+        wanted += [each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
+        tops = {file.parts[0] for file in found.files or [] if file.parts[0] not in ("..", "__pycache__")}
+        yield from (Path(str(found.locate_file(top))) for top in tops)
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 class TestReleased:
+    def test_needs_torch_transformers_and_pillow_alone(self, folder, tmp_path):
+        """In an environment of these, made of what is installed here: without accelerate, scipy and the project."""
+        packages = tmp_path / "packages"
+        packages.mkdir()
+        for path in installed("torch", "transformers", "pillow"):
+            target = packages / path.name
+            if not target.exists():
+                target.symlink_to(path)
+        assert (packages / "torch").is_dir() and not (packages / "scipy").exists()
+        np.save(tmp_path / "scan.npy", example_scan())
+        # no site-packages but those
+        before = f"import sys; sys.path.append({str(packages)!r})\nimport numpy as np\n"
+        command = [sys.executable, "-I", "-S", "-c", before + CODE + STREAM, str(folder)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.splitlines()[-1].startswith(f"{len(example_scan())} ")
+
     def test_loads_without_the_project_and_says_what_it_said(self, folder, tmp_path):
         np.save(tmp_path / "scan.npy", example_scan())
         (tmp_path / "main.py").write_text(CODE)
