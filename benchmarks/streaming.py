@@ -31,9 +31,11 @@ from modeling_scanline import (  # noqa: E402
     ScanlineImageProcessor,
 )
 from modeling_scanline.change_scanline import num_change_features  # noqa: E402
+from modeling_scanline.familiarity_scanline import num_familiarity_features  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 128
+NORMALIZATION = "flat_line"  # as released
 RANGES = ((1, 32), (33, 128), (129, 256), (257, 512))  # lines, both ends included
 console = Console()
 
@@ -49,7 +51,7 @@ def measure(
     model: ScanlineCausalForImageClassification, rounds: int, stride: int, seed: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Times by range of lines, of each way; the recomputation is done at every `stride`-th line."""
-    processor = ScanlineImageProcessor(pixels_per_line=WIDTH)
+    processor = ScanlineImageProcessor(pixels_per_line=WIDTH, normalization=NORMALIZATION)
     streamer = model.streamer(processor)
     scans = np.random.default_rng(seed).standard_normal((rounds, RANGES[-1][1], WIDTH)).astype(np.float32)
     times: dict[str, list[tuple[int, float, float]]] = {"stream": [], "prefix": []}
@@ -80,7 +82,7 @@ def _figures(times: list[tuple[int, float, float]], low: int, high: int) -> dict
 
 def watch_memory(model: ScanlineCausalForImageClassification, num_lines: int, seed: int) -> dict[str, Any]:
     """Resident memory in MB while one stream goes on, after its first tenth and at the most from there on."""
-    streamer = model.streamer(ScanlineImageProcessor(pixels_per_line=WIDTH))
+    streamer = model.streamer(ScanlineImageProcessor(pixels_per_line=WIDTH, normalization=NORMALIZATION))
     rng, process = np.random.default_rng(seed), psutil.Process()
     samples = []
     for number in range(num_lines):
@@ -105,7 +107,7 @@ def table(results: dict[str, Any]) -> str:
             "# A line in a stream\n",
             f"`python -m benchmarks.streaming`: {results['num_parameters'] / 1e6:.1f} M parameters, float32, one "
             f"thread of {results['machine']}, {results['rounds']} scans of {RANGES[-1][1]} lines of {WIDTH} pixels, "
-            f"{'with' if results['finds_changes'] else 'without'} the search for tip changes; load of the machine "
+            "with the search for tip changes and the comparison with scans of training; load of the machine "
             f"{results['load']:.1f}.\n",
             "| way | lines | median, ms | 99th percentile, ms | median, ms of CPU | 99th percentile, ms of CPU |",
             "|---|---|---|---|---|---|",
@@ -129,19 +131,23 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
     # weights of nothing, and a threshold that is never reached: the search runs, and finds no change
-    changes: dict[str, Any] = {
+    size = num_familiarity_features(WIDTH)
+    settings: dict[str, Any] = {
         "change_weights": [0.0] * (num_change_features(WIDTH) + 1),
         "change_threshold": 1.0,
+        "familiarity_mean": [0.0] * size,
+        "familiarity_whitening": [1.0] * (size * (size + 1) // 2),
+        "familiarity_lines": [10, 128],
+        "familiarity_thresholds": [1.0, 1.0],
         "num_labels": 4,
     }
-    model = ScanlineCausalForImageClassification(ScanlineCausalConfig(**changes)).eval()
+    model = ScanlineCausalForImageClassification(ScanlineCausalConfig(**settings)).eval()
     results = {
         "num_parameters": model.num_parameters(),
         "machine": f"{os.cpu_count()} CPUs, torch {torch.__version__}",
         "load": psutil.getloadavg()[0],
         "rounds": arguments.rounds,
         "seed": arguments.seed,
-        "finds_changes": model.config.change_weights is not None,
         "times": measure(model, arguments.rounds, arguments.stride, arguments.seed),
         "memory": watch_memory(model, arguments.memory_lines, arguments.seed),
     }
