@@ -75,31 +75,31 @@ def resample_lines(scans: torch.Tensor, pixels_per_line: int, max_lines: int | N
     return heights.masked_fill(share <= 1e-9 * scale**2, float("nan")).float()
 
 
-def flatten_lines(scans: torch.Tensor) -> torch.Tensor:
+def flatten_lines(scans: np.ndarray) -> np.ndarray:
     """
     Takes out of each line `[..., pixels]` the slope of the straight line that fits it best, and leaves its mean.
 
     NaN, where nothing was measured, stays.
     """
-    measured = scans.isfinite()
-    count = measured.sum(dim=-1, keepdim=True).clamp(min=1)
-    pixels = torch.arange(scans.shape[-1], device=scans.device, dtype=scans.dtype)
-    places = torch.where(measured, pixels - (pixels * measured).sum(dim=-1, keepdim=True) / count, 0)
-    values = torch.where(measured, scans, 0)
-    values = torch.where(measured, values - values.sum(dim=-1, keepdim=True) / count, 0)
-    squares = places.square().sum(dim=-1, keepdim=True).clamp(min=1)
-    slope = (values * places).sum(dim=-1, keepdim=True) / squares
+    measured = np.isfinite(scans)
+    count = np.maximum(np.add.reduce(measured, axis=-1, keepdims=True), 1)
+    pixels = np.arange(scans.shape[-1], dtype=scans.dtype)
+    places = (pixels - np.add.reduce(pixels * measured, axis=-1, keepdims=True) / count) * measured
+    values = np.where(measured, scans, 0)
+    values = (values - np.add.reduce(values, axis=-1, keepdims=True) / count) * measured
+    squares = np.maximum(np.add.reduce(places * places, axis=-1, keepdims=True), 1)
+    slope = np.add.reduce(values * places, axis=-1, keepdims=True) / squares
     # once more for what rounding leaves
-    slope = slope + ((values - slope * places) * places).sum(dim=-1, keepdim=True) / squares
-    return scans - slope * places
+    slope += np.add.reduce((values - slope * places) * places, axis=-1, keepdims=True) / squares
+    return (scans - slope * places).astype(scans.dtype, copy=False)
 
 
-def normalize_lines(lines: torch.Tensor, normalization: str) -> tuple[torch.Tensor, torch.Tensor]:
+def normalize_heights(lines: np.ndarray, normalization: str) -> tuple[np.ndarray, np.ndarray]:
     """
     Normalizes heights and says which lines were measured.
 
     Args:
-        lines: `[batch, lines, pixels]`, NaN where nothing was measured.
+        lines: `[..., lines, pixels]` in floating point, NaN where nothing was measured.
         normalization: `"line"` brings every line to mean 0 and standard deviation 1, which takes out drift, height
             jumps between lines and tilt across them (Gordon et al. 2020, for flattened scans); `"flat_line"` takes out
             a straight line first, for heights as the microscope measures them, where the tilt along a line outweighs
@@ -107,28 +107,36 @@ def normalize_lines(lines: torch.Tensor, normalization: str) -> tuple[torch.Tens
             leaves heights alone.
 
     Returns:
-        Lines of the same shape with 0 where nothing was measured, and the mask `[batch, lines]` of lines with any
-        measured pixel, int64. A line without any variation becomes 0.
+        Lines of the same shape with 0 where nothing was measured, and the mask `[..., lines]` of lines with any
+        measured pixel. A line without any variation becomes 0.
     """
-    measured = lines.isfinite()
+    measured = np.isfinite(lines)
     if normalization == "flat_line":
         lines = flatten_lines(lines)
-    values = torch.where(measured, lines, 0)
+    values = np.where(measured, lines, lines.dtype.type(0))
     if normalization != "none":
-        over = (-2, -1) if normalization == "global" else (-1,)
-        count = measured.sum(dim=over, keepdim=True).clamp(min=1)
-        largest = values.abs().amax(dim=over, keepdim=True)
+        over = (-2, -1) if normalization == "global" else -1
+        tiny, epsilon = np.finfo(values.dtype).tiny, np.finfo(values.dtype).eps
+        count = np.maximum(np.add.reduce(measured, axis=over, keepdims=True, dtype=values.dtype), 1)
+        largest = np.maximum.reduce(np.abs(values), axis=over, keepdims=True)
         for _ in range(2):  # once more for what rounding leaves of a mean far larger than the variation
-            mean = values.sum(dim=over, keepdim=True) / count
-            values = torch.where(measured, values - mean, 0)
+            values -= np.add.reduce(values, axis=over, keepdims=True) / count
+            values *= measured
         # scaled first: squares of heights in metres (1e-12) vanish in float32
-        peak = values.abs().amax(dim=over, keepdim=True)
-        values = values / peak.clamp(min=torch.finfo(values.dtype).tiny)
-        spread = (values.square().sum(dim=over, keepdim=True) / count).sqrt()
+        peak = np.maximum.reduce(np.abs(values), axis=over, keepdims=True)
+        values /= np.maximum(peak, tiny)
+        spread = np.sqrt(np.add.reduce(values * values, axis=over, keepdims=True) / count)
         # what is left of a constant line after subtracting its mean is rounding
-        constant = peak <= 8 * torch.finfo(values.dtype).eps * largest
-        values = torch.where(constant, 0, values / spread.clamp(min=torch.finfo(values.dtype).tiny))
-    return values, measured.any(dim=-1).long()
+        constant = peak <= 8 * epsilon * largest
+        values /= np.maximum(spread, tiny)
+        values *= ~constant
+    return values, measured.any(axis=-1)
+
+
+def normalize_lines(lines: torch.Tensor, normalization: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`normalize_heights`] of a tensor; the mask is int64, as models take it."""
+    values, measured = normalize_heights(lines.numpy(), normalization)  # which is faster than torch, if there are few
+    return torch.from_numpy(values), torch.from_numpy(measured).long()
 
 
 def as_images(
@@ -190,7 +198,7 @@ class ScanlineImageProcessor(PilBackend):
         pixels_per_line (`int`, *optional*, defaults to 128):
             Width of the model. Scans are resampled by area, lines by the same factor.
         normalization (`str`, *optional*, defaults to `"line"`):
-            See [`normalize_lines`].
+            See [`normalize_heights`].
         max_lines (`int`, *optional*):
             Keep the first lines of longer scans only.
         num_channels (`int`, *optional*):
@@ -256,16 +264,17 @@ class ScanlineImageProcessor(PilBackend):
             raise ValueError(f"num_channels={num_channels} makes images, whose height max_lines must be given too.")
         if not images:
             raise ValueError("Expected at least one image, got none.")
+        after_flattening = "line" if normalization == "flat_line" else normalization
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             by_shape.setdefault(image.shape, []).append(index)
         processed: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(images)
         for indices in by_shape.values():
-            scans = torch.from_numpy(np.stack([images[index] for index in indices]))
+            scans = np.stack([images[index] for index in indices])
             if normalization == "flat_line":  # before: what is resampled is no longer quite straight
                 scans = flatten_lines(scans)
-            lines = resample_lines(scans, pixels_per_line, max_lines)
-            for index, values, mask in zip(indices, *normalize_lines(lines, normalization), strict=True):
+            lines = resample_lines(torch.from_numpy(scans), pixels_per_line, max_lines)
+            for index, values, mask in zip(indices, *normalize_lines(lines, after_flattening), strict=True):
                 processed[index] = (values, mask)
         values, masks = zip(*processed, strict=True)
         data: dict[str, Any] = {

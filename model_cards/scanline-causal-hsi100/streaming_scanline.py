@@ -12,7 +12,7 @@ from .change_scanline import LINES_OF_NEW_TIP, ChangeDetector, num_change_featur
 from .configuration_scanline import ScanlineCausalConfig
 from .decoding_scanline import ALL, LineDecoder, Streams
 from .familiarity_scanline import FamiliarityMeter
-from .image_processing_scanline import ScanlineImageProcessor, flatten_lines, normalize_lines
+from .image_processing_scanline import ScanlineImageProcessor, flatten_lines, normalize_heights
 from .modeling_scanline_causal import ScanlineCausalForImageClassification
 
 CAUSAL_NORMALIZATIONS = ("line", "flat_line", "none")
@@ -283,28 +283,29 @@ class ScanlineStreamer:
         self.change_lines = np.full(self.batch_size, -1)
         lines = heights
         if self.processor.normalization == "flat_line":
-            lines = flatten_lines(torch.from_numpy(heights)).numpy()
+            lines = flatten_lines(heights)
         for model_lines in self.resampler(lines):
-            self._advance(torch.from_numpy(model_lines))
+            self._advance(model_lines)
         measured = np.isfinite(heights).any(axis=1).tolist()
         return [self._result(scan, measured[scan]) for scan in range(self.batch_size)]
 
-    def _advance(self, model_lines: torch.Tensor) -> None:
+    def _advance(self, model_lines: np.ndarray) -> None:
         """One more model line of each scan, `[batch, pixels_per_line]`."""
-        values, mask = normalize_lines(model_lines, self.processor.normalization)
-        measured = mask.bool().numpy()
-        self._classify(values.numpy(), measured, ALL)
-        self.recent[measured, :-1], self.recent[measured, -1] = self.recent[measured, 1:], values.numpy()[measured]
-        if self.processor.normalization == "none":
-            values, _ = normalize_lines(model_lines, "line")
+        # flat_line: raw lines have been flattened
+        normalization = "none" if self.processor.normalization == "none" else "line"
+        values, measured = normalize_heights(model_lines, normalization)
+        self._classify(values, measured, ALL)
+        self.recent[measured, :-1], self.recent[measured, -1] = self.recent[measured, 1:], values[measured]
+        if normalization == "none":
+            values, _ = normalize_heights(model_lines, "line")
         if self.familiarity is not None:
-            self.unfamiliarity = self.familiarity.update(values.numpy(), measured)
+            self.unfamiliarity = self.familiarity.update(values, measured)
         if self.detector is None:
             return
         assert self.resampler.width is not None
         # the first raw line of this model line
         number = (self.resampler.num_model_lines - 1) * self.resampler.width // self.resampler.pixels_per_line
-        probabilities, places = self.detector.update(values.numpy(), measured, number)
+        probabilities, places = self.detector.update(values, measured, number)
         self.change_probabilities = np.fmax(self.change_probabilities, probabilities)
         found = np.flatnonzero(places >= 0)
         self.change_lines[found] = places[found]

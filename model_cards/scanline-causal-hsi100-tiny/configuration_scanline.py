@@ -1,0 +1,480 @@
+# Copyright 2026 The Scanline developers. Licensed under the Apache License, Version 2.0.
+"""Configurations of the Scanline models. They travel to the Hub with the weights."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+LINE_LOSS_WEIGHTINGS = ("uniform", "linear", "last")
+POSITION_EMBEDDING_TYPES = ("rotary", "sinusoidal")
+TOKENIZER_POOLINGS = ("mean", "mean_max")
+
+
+def check_at_least_one(config: PreTrainedConfig, *names: str) -> None:
+    """Raises `ValueError` for a size of this name that is smaller than 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
+
+
+def check_probabilities(config: PreTrainedConfig, *names: str) -> None:
+    """Raises `ValueError` for a value of this name that is no probability."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {getattr(config, name)}.")
+
+
+def check_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]) -> None:
+    """Raises `ValueError` for a value of this name that is not one of the choices."""
+    if getattr(config, name) not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}.")
+
+
+@strict
+class ScanlineConfig(PreTrainedConfig):
+    r"""
+    What every Scanline model has. Use one of the subclasses.
+
+    Args:
+        pixels_per_line (`int`, *optional*, defaults to 128):
+            Width of a scanline, in pixels.
+        max_lines (`int`, *optional*, defaults to 128):
+            Number of lines of the longest scan in training; for some models, of the longest that they can take.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation between the layers.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights.
+        class_weights (`list[float]`, *optional*):
+            Weight of each class in the loss, in the order of `id2label`. Normalize them to mean 1 over the training
+            scans, so that the loss keeps its scale. `None` weighs all scans alike.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of the target that is spread evenly over all classes.
+    """
+
+    model_type = "scanline"
+    keys_to_ignore_at_inference = ["past_key_values", "hidden_states", "attentions"]
+
+    pixels_per_line: int = 128
+    max_lines: int = 128
+    hidden_act: str = "gelu"
+    initializer_range: float = 0.02
+    class_weights: list[float | int] | None = None
+    label_smoothing: float | int = 0.0
+
+    def validate_lines(self) -> None:
+        """Raises `ValueError` for scans without a line or a pixel."""
+        check_at_least_one(self, "pixels_per_line", "max_lines")
+
+    def validate_activation(self) -> None:
+        """Raises `ValueError` for an activation that transformers does not know."""
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"hidden_act must be the name of an activation in transformers, such as gelu, got {self.hidden_act!r}."
+            )
+
+    def validate_loss(self) -> None:
+        """Raises `ValueError` for settings of the loss that make no sense."""
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
+        if self.class_weights is not None and any(weight < 0 for weight in self.class_weights):
+            raise ValueError(f"class_weights must not be negative, got {self.class_weights}.")
+
+
+@strict
+class ScanlineTransformerConfig(ScanlineConfig):
+    r"""
+    What the transformers among the Scanline models have. Use one of the subclasses.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 256):
+            Width of the transformer.
+        num_hidden_layers (`int`, *optional*, defaults to 6):
+            Number of transformer layers.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Attention heads of each layer. Must divide `hidden_size`.
+        intermediate_size (`int`, *optional*, defaults to 1024):
+            Width of the feed-forward network of each layer.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Dropout of the embeddings and of each branch of a layer.
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Dropout of the attention weights.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
+            Epsilon of the layer normalizations.
+    """
+
+    base_model_tp_plan = {
+        "layers.*.attention.q_proj": "colwise",
+        "layers.*.attention.k_proj": "colwise",
+        "layers.*.attention.v_proj": "colwise",
+        "layers.*.attention.o_proj": "rowwise",
+        "layers.*.mlp.fc1": "colwise",
+        "layers.*.mlp.fc2": "rowwise",
+    }
+
+    hidden_size: int = 256
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 8
+    intermediate_size: int = 1024
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+
+    def validate_sizes(self) -> None:
+        """Raises `ValueError` for sizes that no transformer can be built from."""
+        check_at_least_one(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
+                f"{self.num_attention_heads}."
+            )
+
+    def validate_regularization(self) -> None:
+        """Raises `ValueError` for a dropout that is no probability."""
+        check_probabilities(self, "hidden_dropout_prob", "attention_probs_dropout_prob")
+
+
+@strict
+class ScanlineViTConfig(ScanlineTransformerConfig):
+    r"""
+    Configuration of [`ScanlineViTModel`]: each scanline is one token, attention is global.
+
+    `max_lines` is the number of learned positions: the longest scan that the model can take.
+    """
+
+    model_type = "scanline_vit"
+
+    def __post_init__(self, **kwargs):
+        # saving adds the entry of the saved class only: without this, AutoModel would not find the bare model
+        kwargs.setdefault("auto_map", {"AutoModel": "modeling_scanline_vit.ScanlineViTModel"})
+        super().__post_init__(**kwargs)
+
+
+@strict
+class ScanlineConvolutionalConfig(ScanlineConfig):
+    r"""
+    What the published networks have (Gordon et al. 2020): two 3x3 convolutions and a max-pooling of 2 a block, where
+    the very first convolution is 7x7 with stride 2. Use one of the subclasses.
+
+    Args:
+        conv_channels (`list[int]`, *optional*, defaults to `[32, 64, 128]`):
+            Filters of both convolutions of each block.
+        hidden_act (`str`, *optional*, defaults to `"relu"`):
+            Activation after each convolution.
+        initializer_range (`float`, *optional*, defaults to 0.002):
+            Standard deviation of the initial weights of the head, which sees thousands of features. Those of the
+            convolutions follow from their size (He et al. 2015).
+        classifier_dropout_prob (`float`, *optional*, defaults to 0.5):
+            Dropout before the head.
+    """
+
+    conv_channels: list[int] | tuple[int, ...] = (32, 64, 128)
+    hidden_act: str = "relu"
+    initializer_range: float = 0.002
+    classifier_dropout_prob: float | int = 0.5
+
+    def __post_init__(self, **kwargs):
+        self.conv_channels = list(self.conv_channels)
+        super().__post_init__(**kwargs)
+
+    def feature_map_size(self, num_lines: int) -> tuple[int, int]:
+        """Height and width that the convolutions leave of `num_lines` lines: half, and half of that by each block."""
+        height, width = (-(-size // 2) // 2 ** len(self.conv_channels) for size in (num_lines, self.pixels_per_line))
+        return height, width
+
+    def validate_convolutions(self) -> None:
+        """Raises `ValueError` for convolutions that cannot be built."""
+        if not self.conv_channels or min(self.conv_channels) < 1:
+            raise ValueError(f"conv_channels must be at least 1, one entry a block, got {self.conv_channels}.")
+
+    def validate_regularization(self) -> None:
+        """Raises `ValueError` for a dropout that is no probability."""
+        check_probabilities(self, "classifier_dropout_prob")
+
+    def check_room(self, name: str) -> None:
+        """Raises `ValueError` if the blocks leave nothing of as many lines as the entry of this name says."""
+        if min(self.feature_map_size(getattr(self, name))) < 1:
+            raise ValueError(
+                f"{name}={getattr(self, name)} lines of pixels_per_line={self.pixels_per_line} are too few for "
+                f"{len(self.conv_channels)} blocks of convolutions with pooling: use fewer conv_channels."
+            )
+
+
+@strict
+class ScanlineCNNConfig(ScanlineConvolutionalConfig):
+    r"""
+    Configuration of [`ScanlineCNNModel`]: convolutions over the whole scan.
+
+    `max_lines` is the height of its image: the longest scan that the model can take. Lines that are missing are zero.
+    """
+
+    model_type = "scanline_cnn"
+
+    def __post_init__(self, **kwargs):
+        kwargs.setdefault("auto_map", {"AutoModel": "modeling_scanline_cnn.ScanlineCNNModel"})
+        super().__post_init__(**kwargs)
+
+    def validate_room(self) -> None:
+        """Raises `ValueError` for a scan too small for the blocks."""
+        self.check_room("max_lines")
+
+
+@strict
+class ScanlineLRCNConfig(ScanlineConvolutionalConfig):
+    r"""
+    Configuration of [`ScanlineLRCNModel`]: convolutions over a rolling window of lines, and an LSTM over the windows.
+
+    Args:
+        window_lines (`int`, *optional*, defaults to 20):
+            Lines of a window.
+        window_stride (`int`, *optional*, defaults to 1):
+            Lines from one window to the next, and from one new verdict to the next. At most `window_lines`.
+        hidden_size (`int`, *optional*, defaults to 256):
+            Units of the LSTM.
+        line_loss_weighting (`str`, *optional*, defaults to `"uniform"`):
+            Weight of each line's prediction in the loss: `"uniform"`, `"linear"` (grows with the lines seen) or
+            `"last"` (only the last measured line).
+    """
+
+    model_type = "scanline_lrcn"
+
+    window_lines: int = 20
+    window_stride: int = 1
+    hidden_size: int = 256
+    line_loss_weighting: str = "uniform"
+
+    def __post_init__(self, **kwargs):
+        kwargs.setdefault("auto_map", {"AutoModel": "modeling_scanline_lrcn.ScanlineLRCNModel"})
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self) -> None:
+        """Raises `ValueError` for windows or an LSTM that cannot be built."""
+        check_at_least_one(self, "hidden_size", "window_lines", "window_stride")
+        if self.window_stride > self.window_lines:
+            raise ValueError(
+                f"window_stride must be at most window_lines, or lines would be left out, got {self.window_stride} "
+                f"and {self.window_lines}."
+            )
+
+    def validate_room(self) -> None:
+        """Raises `ValueError` for a window too small for the blocks."""
+        self.check_room("window_lines")
+
+    def validate_choices(self) -> None:
+        """Raises `ValueError` for a name that is not one of the choices."""
+        check_choice(self, "line_loss_weighting", LINE_LOSS_WEIGHTINGS)
+
+
+@strict
+class ScanlineCausalConfig(ScanlineTransformerConfig):
+    r"""
+    Configuration of [`ScanlineCausalModel`]: a convolutional tokenizer per scanline and causal attention.
+
+    `max_lines` is no limit to what the model can take: see `position_embedding_type`.
+
+    Args:
+        tokenizer_channels (`list[int]`, *optional*, defaults to `[32, 64, 128]`):
+            Filters of each convolution of the tokenizer.
+        tokenizer_kernel_sizes (`list[int]`, *optional*, defaults to `[7, 3, 3]`):
+            Size of each convolution along the pixels of a line. Odd.
+        tokenizer_strides (`list[int]`, *optional*):
+            Stride of each convolution along the pixels. `None` is 1 everywhere. Each convolution is followed by a
+            max-pooling of 2 pixels, whatever its stride.
+        tokenizer_context_lines (`int`, *optional*, defaults to 5):
+            Size of each convolution along the lines: the line itself and the `tokenizer_context_lines - 1` lines
+            before it, never one after. 1 sees every line alone.
+        tokenizer_pooling (`str`, *optional*, defaults to `"mean_max"`):
+            How what is left of the pixels becomes one vector: their `"mean"`, or mean and maximum side by side.
+        position_embedding_type (`str`, *optional*, defaults to `"rotary"`):
+            `"rotary"`: sinusoids turn queries and keys, so that only the distance between two lines counts, and, with
+            `sliding_window`, no distance that training has not shown ever occurs. `"sinusoidal"`: sinusoids are
+            added to the tokens; beyond `max_lines` the last trained position is kept.
+        position_base (`float`, *optional*, defaults to 10000.0):
+            Base of the wavelengths of the sinusoids (Vaswani et al. 2017; Su et al. 2021 for the rotary form).
+        sliding_window (`int`, *optional*, defaults to 128):
+            A line attends to itself and the `sliding_window - 1` lines before it, so that a stream can go on for
+            hours at constant memory. `None` lets it see all.
+        line_loss_weighting (`str`, *optional*, defaults to `"uniform"`):
+            Weight of each line's prediction in the loss: `"uniform"`, `"linear"` (grows with the lines seen) or
+            `"last"` (only the last measured line).
+        use_cache (`bool`, *optional*, defaults to `False`):
+            Whether a forward pass returns `past_key_values`. A whole scan needs none.
+        calibration_lines (`list[int]`, *optional*):
+            Numbers of lines that a calibration was found for. Rising.
+        calibration_temperatures (`list[float]`, *optional*):
+            What the logits are divided by after each of them, outside training (Guo et al. 2017); between two of them
+            along the logarithm of the lines, before the first and after the last the same as there.
+        calibration_biases (`list[list[float]]`, *optional*):
+            What is added to the logit of each state then, likewise: training may weight states, so that rare ones come
+            out too often.
+        decision_alphas (`list[float]`, *optional*):
+            Errors among decisions that held-out scans bear out. Rising.
+        decision_thresholds (`list[float]`, *optional*):
+            For each of them, the probability of the most probable state, after one of the numbers of lines in
+            `calibration_lines`, from which on a stream decides.
+        change_weights (`list[float]`, *optional*):
+            Of the logistic regression that finds tip changes in a stream, see [`ChangeDetector`].
+        change_threshold (`float`, *optional*, defaults to 0.5):
+            Probability from which on a stream takes the tip as changed.
+        familiarity_mean (`list[float]`, *optional*):
+            Mean of what a stream compares with the scans of training, see [`FamiliarityMeter`].
+        familiarity_whitening (`list[float]`, *optional*):
+            Lower triangle of the matrix that makes its deviations comparable.
+        familiarity_lines (`list[int]`, *optional*):
+            Numbers of lines that a threshold was found for. Rising.
+        familiarity_thresholds (`list[float]`, *optional*):
+            Distance from which on a scan is unlike those of training, after each of them.
+    """
+
+    model_type = "scanline_causal"
+
+    tokenizer_channels: list[int] | tuple[int, ...] = (32, 64, 128)
+    tokenizer_kernel_sizes: list[int] | tuple[int, ...] = (7, 3, 3)
+    tokenizer_strides: list[int] | tuple[int, ...] | None = None
+    tokenizer_context_lines: int = 5
+    tokenizer_pooling: str = "mean_max"
+    position_embedding_type: str = "rotary"
+    position_base: float | int = 10000.0
+    sliding_window: int | None = 128
+    line_loss_weighting: str = "uniform"
+    use_cache: bool = False
+    calibration_lines: list[int] | None = None
+    calibration_temperatures: list[float | int] | None = None
+    calibration_biases: list[list[float]] | None = None
+    decision_alphas: list[float] | None = None
+    decision_thresholds: list[float | int] | None = None
+    change_weights: list[float] | None = None
+    change_threshold: float = 0.5
+    familiarity_mean: list[float] | None = None
+    familiarity_whitening: list[float] | None = None
+    familiarity_lines: list[int] | None = None
+    familiarity_thresholds: list[float] | None = None
+
+    def __post_init__(self, **kwargs):
+        kwargs.setdefault("auto_map", {"AutoModel": "modeling_scanline_causal.ScanlineCausalModel"})
+        self.tokenizer_channels = list(self.tokenizer_channels)
+        self.tokenizer_kernel_sizes = list(self.tokenizer_kernel_sizes)
+        self.tokenizer_strides = list(self.tokenizer_strides or [1] * len(self.tokenizer_channels))
+        super().__post_init__(**kwargs)
+
+    def validate_tokenizer(self) -> None:
+        """Raises `ValueError` for a tokenizer that cannot be built."""
+        strides = self.tokenizer_strides or []  # filled in at construction
+        lengths = {len(self.tokenizer_channels), len(self.tokenizer_kernel_sizes), len(strides)}
+        if len(lengths) != 1 or not self.tokenizer_channels:
+            raise ValueError(
+                "tokenizer_channels, tokenizer_kernel_sizes and tokenizer_strides must have one entry a convolution, "
+                f"got {self.tokenizer_channels}, {self.tokenizer_kernel_sizes} and {strides}."
+            )
+        if any(size < 1 or size % 2 == 0 for size in self.tokenizer_kernel_sizes):
+            raise ValueError(f"tokenizer_kernel_sizes must be odd, got {self.tokenizer_kernel_sizes}.")
+        if min(self.tokenizer_channels) < 1 or min(strides) < 1:
+            raise ValueError(
+                "tokenizer_channels and tokenizer_strides must be at least 1, got "
+                f"{self.tokenizer_channels} and {strides}."
+            )
+        if self.tokenizer_context_lines < 1:
+            raise ValueError(f"tokenizer_context_lines must be at least 1, got {self.tokenizer_context_lines}.")
+        width = self.pixels_per_line
+        for stride in strides:
+            width = -(-width // stride) // 2
+        if width < 1:
+            raise ValueError(
+                f"pixels_per_line={self.pixels_per_line} is too narrow for {len(self.tokenizer_channels)} "
+                "convolutions with pooling: use fewer convolutions or smaller tokenizer_strides."
+            )
+
+    def validate_choices(self) -> None:
+        """Raises `ValueError` for a name that is not one of the choices."""
+        for name, choices in (
+            ("tokenizer_pooling", TOKENIZER_POOLINGS),
+            ("position_embedding_type", POSITION_EMBEDDING_TYPES),
+            ("line_loss_weighting", LINE_LOSS_WEIGHTINGS),
+        ):
+            check_choice(self, name, choices)
+
+    def validate_positions(self) -> None:
+        """Raises `ValueError` for positions that cannot work."""
+        if self.position_embedding_type == "rotary" and (self.hidden_size // self.num_attention_heads) % 2:
+            raise ValueError(
+                "rotary positions need an even width per head, got "
+                f"hidden_size={self.hidden_size} with num_attention_heads={self.num_attention_heads}."
+            )
+        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(f"sinusoidal positions need an even hidden_size, got {self.hidden_size}.")
+        if self.position_base <= 0:
+            raise ValueError(f"position_base must be greater than 0, got {self.position_base}.")
+        if self.sliding_window is not None and self.sliding_window < 2:
+            raise ValueError(f"sliding_window must be at least 2, got {self.sliding_window}.")
+
+    def validate_calibration(self) -> None:
+        """Raises `ValueError` for a calibration that cannot be used."""
+        lines, temperatures = self.calibration_lines or [], self.calibration_temperatures or []
+        rising = all(low < high for low, high in zip([0, *lines], lines, strict=False))
+        if len(lines) != len(temperatures) or not rising or any(value <= 0 for value in temperatures):
+            raise ValueError(
+                "calibration_lines must be rising and as many as calibration_temperatures, which must be greater than "
+                f"0, got {lines} and {temperatures}."
+            )
+        if self.calibration_biases is not None:
+            sizes = [len(biases) for biases in self.calibration_biases]
+            if sizes != [self.num_labels] * len(lines):
+                raise ValueError(
+                    f"calibration_biases must have one entry for each of {lines}, each of {self.num_labels} biases, "
+                    f"got {sizes}."
+                )
+
+    def validate_decisions(self) -> None:
+        """Raises `ValueError` for thresholds that cannot be used."""
+        alphas, thresholds = self.decision_alphas or [], self.decision_thresholds or []
+        rising = all(low < high for low, high in zip([0, *alphas], [*alphas, 1], strict=True))
+        if len(alphas) != len(thresholds) or not rising or any(not 0 <= value <= 1 for value in thresholds):
+            raise ValueError(
+                "decision_alphas must rise between 0 and 1 and be as many as decision_thresholds, which must lie in "
+                f"[0, 1], got {alphas} and {thresholds}."
+            )
+        if alphas and not self.calibration_lines:
+            raise ValueError(
+                "decision_thresholds need calibration_lines: decisions fall after these numbers of lines."
+            )
+
+    def validate_changes(self) -> None:
+        """Raises `ValueError` for a threshold that is no probability."""
+        check_probabilities(self, "change_threshold")
+
+    def validate_familiarity(self) -> None:
+        """Raises `ValueError` for distances that cannot be used."""
+        size = len(self.familiarity_mean or [])
+        if len(self.familiarity_whitening or []) != size * (size + 1) // 2:
+            raise ValueError(
+                f"familiarity_whitening must be the lower triangle for the {size} of familiarity_mean, "
+                f"{size * (size + 1) // 2} numbers, got {len(self.familiarity_whitening or [])}."
+            )
+        lines, thresholds = self.familiarity_lines or [], self.familiarity_thresholds or []
+        rising = all(low < high for low, high in zip([0, *lines], lines, strict=False))
+        if len(lines) != len(thresholds) or not rising or min(thresholds, default=1) <= 0 or bool(lines) != bool(size):
+            raise ValueError(
+                "familiarity_lines must be rising and as many as familiarity_thresholds, which must be greater than "
+                f"0, and none only without familiarity_mean, got {lines} and {thresholds}."
+            )
+
+    def decision_threshold(self, alpha: float) -> float:
+        """The threshold for an error of at most `alpha`; raises `ValueError` where there is none."""
+        within = [place for place, stated in enumerate(self.decision_alphas or []) if stated <= alpha]
+        if not 0 < alpha < 1 or not within:
+            known = (
+                f"from {self.decision_alphas[0]} on" if self.decision_alphas else "of no size, as nothing is stored"
+            )
+            raise ValueError(f"No threshold is known for alpha={alpha}: this model can bear out errors {known}.")
+        assert self.decision_thresholds is not None  # validated beside the alphas
+        return float(self.decision_thresholds[within[-1]])
+
+
+__all__ = [
+    "ScanlineCNNConfig",
+    "ScanlineCausalConfig",
+    "ScanlineConfig",
+    "ScanlineConvolutionalConfig",
+    "ScanlineLRCNConfig",
+    "ScanlineTransformerConfig",
+    "ScanlineViTConfig",
+]

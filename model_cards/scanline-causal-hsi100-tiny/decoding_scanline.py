@@ -1,0 +1,223 @@
+"""One more line of each stream through a causal model, at constant time and memory."""
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import as_strided
+from torch import nn
+
+from .layers_scanline import ScanlineLayer
+from .modeling_scanline_causal import ScanlineCausalForImageClassification, ScanlineTokenizerStage
+
+Streams = slice | np.ndarray  # which streams of a batch
+ALL = slice(None)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().contiguous().numpy()
+
+
+class _Linear:
+    """Products with a matrix. numpy's take half the time of torch's where there is a single row."""
+
+    def __init__(self, *linears: nn.Linear):
+        self.weight = _array(torch.cat([linear.weight for linear in linears])).T
+        self.bias = _array(torch.cat([linear.bias for linear in linears]))
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        product = values @ self.weight
+        product += self.bias
+        return product
+
+
+class _Norm:
+    """A normalization over the last axis."""
+
+    def __init__(self, norm: nn.LayerNorm):
+        self.weight, self.bias = (torch.from_numpy(_array(part)) for part in (norm.weight, norm.bias))
+        self.shape, self.eps = norm.normalized_shape, norm.eps
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        return torch.layer_norm(torch.from_numpy(values), self.shape, self.weight, self.bias, self.eps).numpy()
+
+
+class _Activation:
+    def __init__(self, activation: nn.Module):
+        self.activation = activation
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        return self.activation(torch.from_numpy(values)).numpy()
+
+
+class _Stage:
+    """
+    A stage of the tokenizer, for one line: the pixels that a place of the convolution sees lie side by side, and one
+    product does the rest. It keeps the lines that the convolution sees, with their padding, channels last.
+    """
+
+    def __init__(self, stage: ScanlineTokenizerStage, batch_size: int, width: int):
+        conv = stage.conv
+        out_channels, in_channels, num_lines, kernel_size = conv.weight.shape
+        self.padding, stride = cast(int, conv.padding[1]), conv.stride[1]
+        self.lines = np.zeros((batch_size, num_lines, width + 2 * self.padding, in_channels), np.float32)
+        num_places = (self.lines.shape[2] - kernel_size) // stride + 1
+        self.width = num_places // 2  # pooled
+        by_stream, by_line, by_pixel, by_channel = self.lines.strides
+        self.seen = as_strided(
+            self.lines,
+            (batch_size, num_places, num_lines, kernel_size, in_channels),
+            (by_stream, stride * by_pixel, by_line, by_pixel, by_channel),
+            writeable=False,
+        )
+        self.weight = _array(conv.weight.permute(2, 3, 1, 0)).reshape(-1, out_channels)
+        self.bias = _array(conv.bias) if conv.bias is not None else np.zeros(out_channels, np.float32)
+        self.norm, self.activation = _Norm(stage.norm), _Activation(stage.activation)
+
+    def __call__(self, line: np.ndarray, streams: Streams) -> np.ndarray:
+        """The next line of some streams `[streams, pixels, channels]`, to `[streams, pixels', channels']`."""
+        self.lines[streams, :-1] = self.lines[streams, 1:]
+        self.lines[streams, -1, self.padding : self.lines.shape[2] - self.padding] = line
+        features = self.seen[streams].reshape(-1, len(self.weight)) @ self.weight
+        features = features.reshape(len(line), -1, features.shape[-1])[:, : 2 * self.width]
+        pooled = np.maximum(features[:, ::2], features[:, 1::2])
+        pooled += self.bias
+        return self.activation(self.norm(pooled))
+
+
+class _Layer:
+    """
+    A layer of the transformer, for one line.
+
+    Keys and values lie in rings `[batch, heads, sliding_window, head_dim]`, allocated once. In queries and keys the
+    two parts of a rotation lie side by side, a complex number, which scores do not notice.
+    """
+
+    def __init__(self, layer: ScanlineLayer, batch_size: int, window: int):
+        attention = layer.attention
+        self.attention_norm, self.mlp_norm = _Norm(layer.attention_norm), _Norm(layer.mlp_norm)
+        self.projections = _Linear(attention.q_proj, attention.k_proj, attention.v_proj)
+        width, head_dim = attention.q_proj.out_features, attention.head_dim
+        by_part = np.arange(width).reshape(-1, 2, head_dim // 2).swapaxes(1, 2).reshape(-1)
+        order = np.concatenate((by_part, width + by_part, 2 * width + np.arange(width)))
+        scaling = np.where(np.arange(3 * width) < width, attention.scaling, 1).astype(np.float32)  # of the queries
+        self.projections.weight = (np.ascontiguousarray(self.projections.weight.T[order]) * scaling[:, None]).T
+        self.projections.bias = self.projections.bias[order] * scaling
+        self.output = _Linear(attention.o_proj)
+        self.fc1, self.fc2 = _Linear(layer.mlp.fc1), _Linear(layer.mlp.fc2)
+        self.activation = _Activation(layer.mlp.activation)
+        self.keys, self.values = np.zeros((2, batch_size, width // head_dim, window, head_dim), np.float32)
+
+    def __call__(
+        self,
+        hidden_states: np.ndarray,
+        turns: np.ndarray | None,
+        hidden: np.ndarray,
+        streams: Streams,
+        slots: tuple[np.ndarray, np.ndarray],
+    ) -> np.ndarray:
+        """
+        Args:
+            hidden_states: `[streams, hidden]`.
+            turns: by which the positions rotate queries and keys, `[streams, 1, 1, head_dim / 2]`, complex.
+            hidden: added to the attention weights, `[streams, 1, sliding_window]`.
+            streams: of the batch, that advance.
+            slots: numbers of these streams, and the place of this line in the ring of each.
+        """
+        _, num_heads, _, head_dim = self.keys.shape
+        projected = self.projections(self.attention_norm(hidden_states)).reshape(-1, 3, num_heads, head_dim)
+        if turns is not None:
+            rotated = projected[:, :2].view(np.complex64)
+            rotated *= turns
+        numbers, places = slots
+        query = projected[:, 0]
+        self.keys[numbers, :, places], self.values[numbers, :, places] = projected[:, 1], projected[:, 2]
+        scores = (self.keys[streams] @ query[..., None])[..., 0]
+        scores += hidden
+        weights = torch.softmax(torch.from_numpy(scores), dim=-1).numpy()
+        attended = (weights[:, :, None] @ self.values[streams]).reshape(len(query), -1)
+        hidden_states = hidden_states + self.output(attended)
+        hidden_states += self.fc2(self.activation(self.fc1(self.mlp_norm(hidden_states))))
+        return hidden_states
+
+
+class LineDecoder:
+    """
+    The next line of each stream, at constant time and memory: the numbers of the model with a [`ScanlineCache`].
+
+    What is computed for a single line is too little for torch to be quick about, whatever the device: this is done on
+    the CPU and in float32, mostly by numpy. A stream of the batch can start anew while the others go on.
+
+    Args:
+        model: with a `sliding_window`. Its weights are copied.
+        batch_size: number of streams.
+    """
+
+    def __init__(self, model: ScanlineCausalForImageClassification, batch_size: int):
+        config, tokenizer = model.config, model.scanline.tokenizer
+        assert config.sliding_window is not None
+        self.config, self.sinusoids = config, model.scanline.sinusoids
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        width, self.stages = config.pixels_per_line, []
+        for stage in cast(list[ScanlineTokenizerStage], list(tokenizer.stages)):
+            self.stages.append(_Stage(stage, batch_size, width))
+            width = self.stages[-1].width
+        self.with_maximum, self.projection = tokenizer.with_maximum, _Linear(tokenizer.projection)
+        layers = cast(list[ScanlineLayer], list(model.scanline.layers))
+        self.layers = [_Layer(layer, batch_size, config.sliding_window) for layer in layers]
+        self.norm, self.classifier = _Norm(model.scanline.norm), _Linear(model.classifier)
+        # minus infinity where a ring holds nothing, or an unmeasured line
+        self.hidden = np.zeros((batch_size, 1, config.sliding_window), np.float32)
+        self.positions = np.zeros(batch_size, np.int64)
+        self.numbers = np.arange(batch_size)
+        self.reset()
+
+    def reset(self, streams: Streams = ALL) -> None:
+        """Forgets all lines of some streams, by default of all."""
+        for layer in self.layers:
+            layer.keys[streams], layer.values[streams] = 0, 0
+        for stage in self.stages:
+            stage.lines[streams] = 0  # what the model pads its first lines with
+        self.hidden[streams] = -np.inf
+        self.positions[streams] = 0
+
+    def step(self, lines: np.ndarray, measured: np.ndarray, streams: Streams = ALL) -> np.ndarray:
+        """
+        Takes the next line of some streams, by default of all.
+
+        Args:
+            lines: normalized, `[streams, pixels_per_line]` in float32, zero where unmeasured.
+            measured: `[streams]`, false for a line that was not measured at all.
+            streams: their numbers.
+
+        Returns:
+            Last hidden states `[streams, hidden]`; meaningless for unmeasured lines.
+        """
+        features = lines[..., None]
+        for stage in self.stages:
+            features = stage(features, streams)
+        pooled = features.mean(axis=1)
+        if self.with_maximum:
+            pooled = np.concatenate((pooled, features.max(axis=1)), axis=1)
+        hidden_states = self.projection(pooled)
+        positions, numbers = self.positions[streams], self.numbers[streams]
+        turns = None
+        if self.config.position_embedding_type == "rotary":
+            turns = torch.complex(*self.sinusoids(torch.from_numpy(positions), self.head_dim)).numpy()[:, None, None]
+        else:
+            limited = torch.from_numpy(positions).clamp(max=self.config.max_lines - 1)
+            hidden_states += torch.cat(self.sinusoids(limited, self.config.hidden_size)[::-1], dim=-1).numpy()
+        places = positions % self.hidden.shape[-1]
+        self.hidden[numbers, 0, places] = 0  # it sees itself: of nothing at all there would be no weights
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, turns, self.hidden[streams], streams, (numbers, places))
+        self.hidden[numbers, 0, places] = np.where(measured, np.float32(0), -np.float32(np.inf))
+        self.positions[streams] += 1
+        return self.norm(hidden_states)
+
+    def classify(self, hidden_states: np.ndarray) -> np.ndarray:
+        """Logits `[batch, num_labels]` without temperature, of last hidden states `[batch, hidden]`."""
+        return self.classifier(hidden_states)
+
+
+__all__ = ["LineDecoder"]
