@@ -192,7 +192,7 @@ def search(sweep: Sweep, arguments: argparse.Namespace) -> list[str]:
     try:
         import optuna  # an extra
     except ImportError as error:
-        raise ConfigurationError("Optuna is missing: pip install 'scanline[search]'.") from error
+        raise ConfigurationError("Optuna is missing; in Scanline's folder: pip install -e '.[search]'.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     sampler = optuna.samplers.TPESampler(seed=sweep.seeds[0])

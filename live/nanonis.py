@@ -80,7 +80,9 @@ class NanonisClient:
         try:
             from nanonis_spm import Nanonis  # an extra
         except ImportError as error:
-            raise ImportError("The vendor's client is missing: pip install 'scanline[live]'.") from error
+            raise ImportError(
+                "The vendor's client is missing; in Scanline's folder: pip install -e '.[live]'."
+            ) from error
         self.connection = _Connection(host, port, timeout)
         self.client = Nanonis(self.connection)
 

@@ -242,7 +242,9 @@ def read_mat(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
             found = loadmat(path, variable_names=list(names))
     except ImportError as error:
-        raise ScanReadError(f"{path}: needs the package {error.name}: pip install 'scanline[instruments]'.") from error
+        raise ScanReadError(
+            f"{path}: needs the package {error.name}; in Scanline's folder: pip install -e '.[instruments]'."
+        ) from error
     except Exception as error:  # both raise what zlib and struct think of
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ScanReadError(f"{path}: cannot be read as a MATLAB file ({reason}).") from error

@@ -83,7 +83,9 @@ def read_scan(path: str | Path, channel: str | None = None, direction: str = "fo
     except PermissionError:
         raise ScanReadError(f"{path}: may not be read. Who owns the file?") from None
     except ImportError as error:
-        raise ScanReadError(f"{path}: needs the package {error.name}: pip install 'scanline[instruments]'.") from error
+        raise ScanReadError(
+            f"{path}: needs the package {error.name}; in Scanline's folder: pip install -e '.[instruments]'."
+        ) from error
     except Exception as error:  # the libraries also raise what struct, zlib, zipfile and tokenize think of
         reason = shorten(str(error), 200, placeholder="...") or type(error).__name__
         raise ScanReadError(f"{path}: cannot be read as a scan ({reason}). Is the file complete?") from error

@@ -87,7 +87,8 @@ class TestRefusals:
     def test_missing_package(self, kind, package, heights, put, refusal, monkeypatch):
         paths = [put(name, content) for name, content in SAMPLES[kind](heights).items()]
         monkeypatch.setitem(sys.modules, package, None)
-        assert refusal(paths[0]) == f"needs the package {package}: pip install 'scanline[instruments]'."
+        how = "in Scanline's folder: pip install -e '.[instruments]'"
+        assert refusal(paths[0]) == f"needs the package {package}; {how}."
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_nothing_measured(self, value, put, refusal):
