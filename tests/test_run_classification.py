@@ -473,6 +473,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(scans, tmp_path):
         [sys.executable, str(ROOT / "run_classification.py"), *arguments(scans, folder, **common)],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
+        # another number of threads sums in another order
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
     steps_in_epoch = max(losses(tmp_path / "whole")) // 4
     deadline = time.monotonic() + 240

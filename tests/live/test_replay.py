@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from modeling_scanline.streaming_scanline import ScanlineStreamer
@@ -58,3 +59,13 @@ def test_what_cannot_work_is_one_sentence(model, scan, options, reason, capsys):
     assert main(["replay", str(scan), "--model", str(model), *options]) == 2
     error = capsys.readouterr().err
     assert reason in error and "Traceback" not in error
+
+
+def test_threads_are_left_as_they_were(model, scan):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert main(["replay", str(scan), "--model", str(model)]) == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
