@@ -209,6 +209,7 @@ def summarize(
         "num_parameters": model.num_parameters(),
         "dataset": data_arguments.dataset,
         "split": {"method": data.split.method, "seed": data.split.seed, "counts": data.split.counts},
+        "scan_lines": data.scan_lines,
         "labels": {"train": data_arguments.train_labels, "scored": data_arguments.eval_labels},
         "complete_scans_only": data_arguments.eval_complete_scans,
         "seed": training_arguments.seed,
@@ -385,11 +386,12 @@ def run(
             figures[part], probabilities = score_part(trainer, dataset.as_measured(), scorer, scan_ids, groups)
             if main_process and part != "train":
                 probabilities.save(folder, part)
+                figures[part] |= {"sessions": probabilities.by_session(), "mistakes": probabilities.surest_mistakes()}
         if main_process:
             summary = summarize(data, data_arguments, training_arguments, trainer, figures)
             write_summary(folder, summary)
             if training_arguments.do_train:
-                write_card(folder, summary)
+                write_card(folder)
             print_figures(figures, summary)
 
     # predictions

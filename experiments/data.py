@@ -16,7 +16,19 @@ from .run_folder import SPLIT_FILE
 
 @dataclass
 class Data:
-    """The parts of a dataset, ready for the Trainer, and what belongs to them."""
+    """
+    The parts of a dataset, ready for the Trainer, and what belongs to them.
+
+    Attributes:
+        parts: by name, `train` and those that are scored.
+        scan_ids: of each part.
+        groups: session of each scan of each part.
+        label_names: of the classes.
+        split: which scan of the dataset is in which part.
+        class_weights: in the loss; `None` for none.
+        scan_lines: `minimum`, `median` and `maximum` of the measured lines of a training scan at the model's width, of
+            the first `most`.
+    """
 
     parts: dict[str, ScanDataset]
     scan_ids: dict[str, list[str]]
@@ -24,6 +36,7 @@ class Data:
     label_names: list[str]
     split: Split
     class_weights: list[float] | None
+    scan_lines: dict[str, float]
 
 
 def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> Data:
@@ -35,7 +48,8 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> D
     sessions = groups_of(scans["session"], scan_ids)
     scores = np.pad(np.asarray(scans["scores"], dtype=np.float32), ((0, 0), (0, len(unused))))
     stored = StoredLines(scans, arguments.max_lines)
-    complete = stored.count_measured() >= arguments.pixels_per_line
+    num_lines = stored.count_measured()
+    complete = num_lines >= arguments.pixels_per_line
     take = stored.__getitem__ if arguments.keep_in_memory else stored.select
 
     train_labels = make_labels(scores, arguments.train_labels)
@@ -88,6 +102,12 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> D
         label_names=label_names,
         split=split,
         class_weights=find_class_weights(arguments, train_labels[train], label_names),
+        scan_lines={
+            "minimum": int(num_lines[train].min()),
+            "median": float(np.median(num_lines[train])),
+            "maximum": int(num_lines[train].max()),
+            "most": arguments.max_lines,
+        },
     )
 
 

@@ -177,14 +177,17 @@ def test_no_session_stands_on_both_sides(finished_run):
     assert not set(split["parts"]["train"]) & set(split["parts"]["validation"])
 
 
-def test_the_card_holds_the_figures_of_the_summary(finished_run):
+def test_the_card_holds_the_figures_of_the_summary(finished_run, find_tables):
     card = ModelCard.load(finished_run / "README.md")
     summary = json.loads((finished_run / "summary.json").read_text())
-    figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert figures["balanced_accuracy"] == round(summary["validation"]["whole"]["balanced_accuracy"], 4)
-    assert f"{summary['validation']['by_lines']['5']['auroc']:.3f}" in card.text
-    tables = [block for block in card.text.split("\n\n") if block.startswith("|")]
-    assert [block.count("\n") for block in tables] == [3, 4]  # heading, rule, and the rows
+    validation = summary["validation"]
+    figures = {(each.dataset_config, each.metric_type): each.metric_value for each in card.data.eval_results}
+    assert figures["whole scans", "balanced_accuracy"] == round(validation["whole"]["balanced_accuracy"], 4)
+    assert f"{validation['by_lines']['5']['auroc']:.3f}" in card.text
+    assert summary["scan_lines"]["minimum"] <= summary["scan_lines"]["median"] <= summary["scan_lines"]["most"]
+    right = sum(session["accuracy"] * sum(session["counts"]) for session in validation["sessions"].values())
+    assert right == pytest.approx(validation["whole"]["accuracy"] * validation["whole"]["num_scans"])
+    assert find_tables(card.text)
 
 
 def test_the_saved_model_is_the_one_that_was_scored(finished_run, scans):
