@@ -36,6 +36,25 @@ print(json.dumps([entry["label"] for entry in classify(Image.new("L", (64, 64)),
 """
 
 
+OTHER_WAYS = """
+import torch
+from transformers import AutoConfig, AutoModel
+
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).id2label == model.config.id2label
+inputs = processor(np.load("scan.npy"), return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**inputs).logits
+    bare = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    assert bare(**inputs).last_hidden_state.shape[-1] == model.config.hidden_size
+    for settings in ({"dtype": torch.float16}, {"dtype": torch.bfloat16}, {"attn_implementation": "eager"}):
+        other = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True, **settings).eval()
+        given = {name: each.to(other.dtype) if each.is_floating_point() else each for name, each in inputs.items()}
+        assert (other(**given).logits.float() - logits).abs().max() < 0.3, settings
+    of_surface = AutoModelForImageClassification.from_pretrained(
+        folder, trust_remote_code=True, num_labels=3, ignore_mismatched_sizes=True
+    )
+    assert of_surface(**inputs).logits.shape == (1, 3)
+"""
 STREAM = """
 results = model.streamer(processor, alpha=0.2).update_many(np.load("scan.npy"))
 print(len(results), results[-1].state, results[-1].familiar)
@@ -74,7 +93,7 @@ class TestReleased:
         np.save(tmp_path / "scan.npy", example_scan())
         # no site-packages but those
         before = f"import sys; sys.path.append({str(packages)!r})\nimport numpy as np\n"
-        command = [sys.executable, "-I", "-S", "-c", before + CODE + STREAM, str(folder)]
+        command = [sys.executable, "-I", "-S", "-c", before + CODE + OTHER_WAYS + STREAM, str(folder)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.splitlines()[-1].startswith(f"{len(example_scan())} ")
