@@ -62,7 +62,8 @@ def draw_scan(
     for line in (record["change_line"] for record in records if record["change_line"] is not None):
         for axis in (picture, strip, curves):
             axis.axhline(line, color="red", linestyle="--", linewidth=1)
-        picture.text(0, line, " tip changed", color="red", va="bottom", fontsize="small")
+        box = {"facecolor": "white", "alpha": 0.8, "pad": 1, "linewidth": 0}  # red on the scan's colours is not read
+        picture.text(2, line - 1, "tip changed", color="red", va="bottom", fontsize="small", bbox=box)
     before = None
     for record in records:
         if record["decision"] is not None and record["decision"] != before:
