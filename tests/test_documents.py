@@ -130,7 +130,7 @@ def test_anchors_lead_somewhere():
 TASKS = {
     "train on a folder of my own": r"accelerate launch run_classification\.py .*--dataset folder --data_dir scans/",
     "change the learning rate": r"--learning_rate 3e-4",
-    "add a class": r"further folder of `scans/`.*--output_dir runs/more",
+    "add a class": r"a new class into a further folder.*--output_dir runs/more",
     "load it in a notebook": r'pipeline\("image-classification", model=',
     "score predictions": r'evaluate\.load\("metrics/tip_state"\)',
     "publish a run, privately": r"python -m experiments\.publish runs/… --repo_id",

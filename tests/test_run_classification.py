@@ -217,6 +217,24 @@ def test_evaluation_of_a_run_keeps_to_its_split(finished_run, scans, tmp_path):
     assert after["validation"]["whole"] == before["validation"]["whole"]
 
 
+def test_a_class_is_added_by_training_on_with_more_scans(finished_run, scans, tmp_path):
+    arrays = dict(np.load(scans))
+    more = np.random.default_rng(1).standard_normal((32, 24, 24)).astype(np.float32)
+    np.savez(
+        tmp_path / "more.npz",
+        images=np.concatenate([arrays["images"], more]),
+        labels=np.append(arrays["labels"], np.full(32, 3)),
+        sessions=np.append(arrays["sessions"], np.repeat(["new", "newer"], 16)),
+        label_names=np.append(arrays["label_names"], "noise"),
+    )
+    flags = {"model_name_or_path": finished_run, "do_train": True, "do_eval": True, "num_train_epochs": 1}
+    assert main(arguments(tmp_path / "more.npz", tmp_path / "run", **flags)) == 0
+    before, after = (json.loads((folder / "split.json").read_text()) for folder in (finished_run, tmp_path / "run"))
+    assert set(before["parts"]["validation"]) <= set(after["parts"]["validation"])
+    assert min(counts["noise"] for counts in after["counts"].values()) == 16
+    assert AutoConfig.from_pretrained(tmp_path / "run").id2label[3] == "noise"
+
+
 @pytest.mark.parametrize("to_train", [True, False])
 def test_training_on_forgets_the_calibration_and_scoring_keeps_it(finished_run, scans, tmp_path, to_train):
     start = tmp_path / "start"

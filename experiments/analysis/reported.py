@@ -93,8 +93,8 @@ def reported_section(sweep: str, repeated: Sequence[Repeated]) -> Iterator[str]:
         f"### The earlier log's figures beside those of `{sweep}`",
         "",
         "Best figures on the validation scans of any epoch, as the log has them; in brackets the lowest and the "
-        "highest seed. The log's are of other data (the MATLAB release, augmented before it was split), and of its sizes of "
-        "model and scan; what should agree is the order.",
+        "highest seed. The log's are of other data (the MATLAB release, augmented before it was split), and of other "
+        "sizes of model and scan; what should agree is the order.",
         "",
         *Table(headings, rows).markdown(),
     ]
