@@ -67,8 +67,8 @@ def accuracy(results: Path) -> str:
     """The models beside each other, a table a split, those with most balanced accuracy on whole scans first."""
     rows = read_result(results / "accuracy.json")["results"]
     parts = [
-        "Balanced accuracy / AUROC (macro, one against the rest); unanimous labels, complete scans, last epoch, before "
-        "calibration (the cards have both)."
+        "Balanced accuracy / AUROC (macro, one against the rest); unanimous labels, complete scans, last epoch, "
+        "before calibration (the cards have both)."
     ]
     for split in reversed(SPLITS):  # the honest one first
         of_split = [row for row in rows if row["split"] == split]

@@ -40,8 +40,10 @@ from transformers import AutoModelForImageClassification, pipeline
 model = AutoModelForImageClassification.from_pretrained("me/away", trust_remote_code=True)
 tagged = AutoModelForImageClassification.from_pretrained("me/away", revision="v1", trust_remote_code=True)
 classify = pipeline("image-classification", model="me/away", trust_remote_code=True)
-card = open(hf_hub_download("me/away", "README.md")).read()
-blocks = re.findall(r"^```python\\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+blocks = []
+for kind in ("model", "dataset"):
+    card = open(hf_hub_download("me/away", "README.md", repo_type=kind)).read()
+    blocks += re.findall(r"^```python\\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
 for block in blocks:
     exec(block)
 assert "modeling_scanline" not in sys.modules and type(model).__module__.startswith("transformers_modules.")
@@ -265,7 +267,7 @@ class TestWhoReadsIt:
         here = float(weight.detach().double().sum())
         assert answer["weights"] == pytest.approx([here + 2 * 16, here])
         assert {state["label"] for state in answer["states"]} == {"0", "1"}
-        assert answer["blocks"] == 1
+        assert answer["blocks"] == 2
         assert answer["scans"] == [str(number) for number in range(60)]
         hub.restart(cut=0)
         assert ask(HF_HUB_OFFLINE="1") == answer
