@@ -5,9 +5,9 @@ Where a model fails: streams scans whose state is known, and draws the worst it 
     python -m experiments.failures runs/20261123_101500                              # likewise
     python -m experiments.failures runs/20261123_101500 --dataset folder --data_dir scans/
 
-Of a dataset that the run was trained on, only its validation part is looked at, and simulated scans come from another
-stream than those of training. Writes failures.json and failures.png into the folder, and its card anew. The picture
-goes up with the folder when it is published, so draw scans of your own only if others may see them.
+Scans that the run was trained on are left out, and simulated ones come from another stream than those of training.
+Writes failures.json and failures.png into the folder, and its card anew. The picture goes up with the folder when it
+is published, so draw scans of your own only if others may see them.
 """
 
 import json
@@ -112,8 +112,7 @@ def choose_scans(folder: Path, scans: datasets.Dataset, source: ScanSource, max_
     chosen = np.asarray(scans["label"]) >= 0
     path = folder / SPLIT_FILE
     if path.is_file() and (split := Split.load(path)).dataset == source.dataset:
-        seen = set(split.parts["train"]) if source.dataset != "simulated" else set()
-        chosen &= ~np.isin(np.asarray(scans["scan_id"]), list(seen))
+        chosen &= ~np.isin(np.asarray(scans["scan_id"]), split.parts["train"])
     if not chosen.any():
         raise ValueError(f"{folder}: has seen every labelled scan of this dataset in training; give others.")
     places = np.flatnonzero(chosen)
