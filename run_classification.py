@@ -197,6 +197,7 @@ def check_checkpoint(checkpoint: str, model: Any) -> None:
 
 def summarize(
     data: Data,
+    model_arguments: ModelArguments,
     data_arguments: DataArguments,
     training_arguments: ScanlineTrainingArguments,
     trainer: ScanlineTrainer,
@@ -204,9 +205,11 @@ def summarize(
 ) -> dict[str, Any]:
     """How the run ended: every figure with its split, labels, number of scans and seed."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    start = model_arguments.model_name_or_path
     return {
         "model_type": model.config.model_type,
         "num_parameters": model.num_parameters(),
+        "base_model": start if start and not Path(start).exists() else None,  # of the Hub
         "dataset": data_arguments.dataset,
         "split": {"method": data.split.method, "seed": data.split.seed, "counts": data.split.counts},
         "scan_lines": data.scan_lines,
@@ -391,7 +394,7 @@ def run(
                 probabilities.save(folder, part)
                 figures[part] |= {"sessions": probabilities.by_session(), "mistakes": probabilities.surest_mistakes()}
         if main_process:
-            summary = summarize(data, data_arguments, training_arguments, trainer, figures)
+            summary = summarize(data, model_arguments, data_arguments, training_arguments, trainer, figures)
             write_summary(folder, summary)
             if training_arguments.do_train:
                 write_card(folder)

@@ -107,8 +107,6 @@ def describe(folder: Path) -> dict[str, Any]:
         "num_parameters": run["num_parameters"],
         "surface": surface,
         "provenance": known,
-        # of the Hub: a folder of this machine means nothing to others
-        "base_model": start if start and start.count("/") == 1 and not Path(start).exists() else None,
         "start": Path(start).name if start else None,
         "pretraining_recipe": (folder / PRETRAINING_RECIPE_FILE).is_file(),
         "failures": json.loads(failures.read_text(encoding="utf-8")) if failures.is_file() else None,
@@ -155,7 +153,7 @@ def _metadata(facts: dict[str, Any]) -> ModelCardData:
         tags=["scanning-probe-microscopy", "stm", "tip-state", "scanline", *tags],
         datasets=[dataset],
         metrics=list(BY_LINES),
-        base_model=facts["base_model"],
+        base_model=facts["run"].get("base_model"),
         model_name=facts["name"],
         eval_results=results,
     )

@@ -233,6 +233,8 @@ def test_a_class_is_added_by_training_on_with_more_scans(finished_run, scans, tm
     assert set(before["parts"]["validation"]) <= set(after["parts"]["validation"])
     assert min(counts["noise"] for counts in after["counts"].values()) == 16
     assert AutoConfig.from_pretrained(tmp_path / "run").id2label[3] == "noise"
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert card.data.base_model is None and f"from the weights of `{finished_run.name}`" in card.text
 
 
 @pytest.mark.parametrize("to_train", [True, False])

@@ -96,7 +96,7 @@ def test_is_the_same_when_written_again(run):
     ],
 )
 def test_names_the_model_it_started_from(tmp_path, start, base_model, says):
-    run = leave_run(tmp_path / "run", recipe={"model_name_or_path": start})
+    run = leave_run(tmp_path / "run", recipe={"model_name_or_path": start}, base_model=base_model)
     write_card(run)
     card = ModelCard.load(run / "README.md")
     assert card.data.base_model == base_model
