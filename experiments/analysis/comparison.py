@@ -202,7 +202,8 @@ def _scans(seeds: dict[tuple[str, int], Probabilities]) -> str:
     digests = {}
     for key, verdict in seeds.items():
         pairs = sorted(zip(verdict.scan_ids.tolist(), verdict.groups.tolist(), verdict.labels.tolist(), strict=True))
-        names = verdict.label_names.tolist()
+        # a class without a scan, such as one that a model has to no purpose, changes no figure
+        names = verdict.label_names[np.unique(verdict.labels)].tolist()
         digests[key] = hashlib.sha256(json.dumps([names, pairs]).encode()).hexdigest()[:16]
     if len(set(digests.values())) == 1:
         return next(iter(digests.values()))

@@ -13,7 +13,8 @@ from .comparison import Experiment
 from .record import COMPLETE, dig
 from .tables import NONE, Table, number, percent
 
-FIGURES = ("accuracy", "auroc")  # best ones on the validation part, which the log ranks by
+REPORTED = ("accuracy", "auroc")  # best ones on the validation part; the log ranks by the first
+FIGURES = (*REPORTED, "balanced_accuracy")
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Repeated:
 
     Attributes:
         name: of the run, as the sweep has it.
-        reported: what the log says: some of [`FIGURES`]; empty for a run that it only planned.
-        found: the same of the repeating runs, a value a seed.
+        reported: what the log says: some of [`REPORTED`]; empty for a run that it only planned.
+        found: [`FIGURES`] of the repeating runs, a value a seed.
     """
 
     name: str
@@ -84,11 +85,12 @@ def reported_section(sweep: str, repeated: Sequence[Repeated]) -> Iterator[str]:
             _seeds(run.found["accuracy"], percent),
             number(run.reported.get("auroc")),
             _seeds(run.found["auroc"], number),
+            _seeds(run.found["balanced_accuracy"], number),
             str(len(run.found["accuracy"])),
         )
         for run in repeated
     ]
-    headings = ("run", "log: best accuracy", "here", "log: best AUROC", "here", "seeds")
+    headings = ("run", "log: best accuracy", "here", "log: best AUROC", "here", "balanced accuracy here", "seeds")
     yield from [
         f"### The earlier log's figures beside those of `{sweep}`",
         "",
@@ -100,10 +102,18 @@ def reported_section(sweep: str, repeated: Sequence[Repeated]) -> Iterator[str]:
     ]
     known = [run for run in repeated if run.reported.get("accuracy") is not None and run.mean("accuracy") is not None]
     if len(known) > 1:
-        theirs = [run.name for run in sorted(known, key=lambda run: run.reported["accuracy"])]
-        ours = [run.name for run in sorted(known, key=lambda run: run.mean("accuracy") or 0)]
-        said = "the same" if theirs == ours else f"another: {' < '.join(ours)}"
-        yield from [f"- By best accuracy the log has {' < '.join(theirs)}; the order here is {said}.", ""]
+
+        def order(figure: str) -> str:
+            return " < ".join(run.name for run in sorted(known, key=lambda run: run.mean(figure) or 0))
+
+        log = " < ".join(run.name for run in sorted(known, key=lambda run: run.reported["accuracy"]))
+        here = {figure: "the same" if order(figure) == log else order(figure) for figure in FIGURES}
+        yield from [
+            f"- By best accuracy the log has {log}. The order here: by accuracy {here['accuracy']}; by AUROC "
+            f"{here['auroc']}; by balanced accuracy, which rare states count in as much as frequent ones, "
+            f"{here['balanced_accuracy']}.",
+            "",
+        ]
 
 
 def reported_tables(experiments: Sequence[Experiment], analyses: Mapping[str, dict[str, Any]]) -> Iterator[str]:

@@ -53,6 +53,19 @@ class TestComparison:
         assert verdicts["plain"].figures["whole"]["balanced_accuracy"]["mean"] == pytest.approx(np.mean(expected))
         assert verdicts["plain"].by_lines["whole"]["balanced_accuracy"] == pytest.approx(np.mean(expected))
 
+    def test_classes_without_a_scan_do_not_keep_runs_apart(self, runs):
+        for path in (runs / "poor_seed1", runs / "poor_seed2"):
+            verdict = Probabilities.load(path)
+            empty = np.zeros((*verdict.by_lines.shape[:2], 2))
+            replace(
+                verdict,
+                label_names=np.append(verdict.label_names, ["unused_1", "unused_2"]),
+                by_lines=np.concatenate([verdict.by_lines, empty], axis=-1),
+                whole=np.concatenate([verdict.whole, empty[0]], axis=-1),
+            ).save(path)
+        (group,) = rankings([verdict for verdict in verdicts_of(runs).values() if verdict])
+        assert {verdict.experiment.name for verdict in group} == {"plain", "near", "poor"}
+
     def test_differences_are_paired_over_the_same_sessions(self, runs):
         verdicts = verdicts_of(runs)
         (difference,) = [
@@ -275,7 +288,7 @@ class TestBesideTheEarlierLog:
         ]
         mean, low, high = (f"{100 * value:.2f}%" for value in (np.mean(best), min(best), max(best)))
         assert rows["a"][1] == f"{mean} [{low}, {high}]"
-        assert "the log has b < a; the order here is another: a < b." in section
+        assert "the log has b < a. The order here: by accuracy a < b; by AUROC a < b;" in section
 
     def test_a_sweep_that_nobody_reported_has_no_such_section(self, runs):
         assert "Beside the earlier log" not in log_of(runs)
