@@ -11,7 +11,6 @@ and .md.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from data_scripts import ScanReadError, read_scan
 from modeling_scanline import ScanlineImageProcessor
 from modeling_scanline.familiarity_scanline import FeatureAverages, distances
 
+from .pages import RESULTS, write
 from .streams import NUM_LINES, SIMULATION, WIDTH, Scans, load
 
-RESULTS = Path(__file__).parent / "results"
 LINE_COUNTS = (10, 20, 40, 64, 128)
 ALLOWED = 0.05  # of the scans of held-out sessions, flagged
 OTHER_SURFACES = ("si111-7x7", "au111", "cu111")
@@ -74,7 +73,7 @@ def read(path: Path) -> Scans:
     return Scans(np.stack(inputs["pixel_values"]), np.stack(inputs["attention_mask"]).astype(bool), [[]])
 
 
-def table(results: dict[str, Any]) -> str:
+def render(results: dict[str, Any]) -> str:
     """The results as a page."""
     counts = " | ".join(map(str, results["line_counts"]))
     lines = [
@@ -160,10 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "familiarity_lines": LINE_COUNTS,
         "familiarity_thresholds": [round(value, 4) for value in thresholds.tolist()],
     }
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    (arguments.output_dir / "familiarity.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (arguments.output_dir / "familiarity.md").write_text(table(results), encoding="utf-8")
-    console.print(table(results))
+    console.print(write("familiarity", results, render, arguments.output_dir))
 
 
 if __name__ == "__main__":
