@@ -14,26 +14,26 @@ if __name__ == "__main__":
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"  # before numpy reads them
 
-import argparse  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
 
-from modeling_scanline import (  # noqa: E402
+from modeling_scanline import (
     ScanlineCausalConfig,
     ScanlineCausalForImageClassification,
     ScanlineImageProcessor,
 )
-from modeling_scanline.change_scanline import num_change_features  # noqa: E402
-from modeling_scanline.familiarity_scanline import num_familiarity_features  # noqa: E402
+from modeling_scanline.change_scanline import num_change_features
+from modeling_scanline.familiarity_scanline import num_familiarity_features
 
-from .pages import RESULTS, write  # noqa: E402
+from .pages import RESULTS, write
 
 WIDTH = 128
 NORMALIZATION = "flat_line"  # as released
