@@ -21,6 +21,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import GroupKFold
 
 from data_scripts import ScanReadError, read_scan
+from experiments.analysis.tables import markdown_table
 from modeling_scanline import ScanlineImageProcessor
 from modeling_scanline.familiarity_scanline import FeatureAverages, distances
 
@@ -75,7 +76,13 @@ def read(path: Path) -> Scans:
 
 def render(results: dict[str, Any]) -> str:
     """The results as a page."""
-    counts = " | ".join(map(str, results["line_counts"]))
+    rows = [
+        [row["scans"], str(row["number"]), *("" if share is None else f"{share:.3f}" for share in row["flagged"])]
+        for row in results["rows"]
+    ]
+    for row in results["files"]:
+        ratios = ["" if r is None else f"**{r:.2f}**" if r > 1 else f"{r:.2f}" for r in row["ratios"]]
+        rows.append([f"`{row['file']}`", "1", *ratios])
     lines = [
         "# Scans unlike those of training",
         "",
@@ -83,18 +90,7 @@ def render(results: dict[str, Any]) -> str:
         f"sessions; {ALLOWED:.0%} of the scans of held-out sessions may be flagged. Share of scans that are flagged "
         "after so many lines; of a file, its distance as a multiple of the threshold, in bold where it is flagged.",
         "",
-        f"| scans | number | {counts} |",
-        "|---|---|" + "---|" * len(results["line_counts"]),
-    ]
-    for row in results["rows"]:
-        cells = " | ".join("" if share is None else f"{share:.3f}" for share in row["flagged"])
-        lines.append(f"| {row['scans']} | {row['number']} | {cells} |")
-    for row in results["files"]:
-        ratios = [
-            "" if ratio is None else f"**{ratio:.2f}**" if ratio > 1 else f"{ratio:.2f}" for ratio in row["ratios"]
-        ]
-        lines.append(f"| `{row['file']}` | 1 | {' | '.join(ratios)} |")
-    lines += [
+        *markdown_table(["scans", "number", *map(str, results["line_counts"])], rows),
         "",
         "Of held-out sessions, by session: "
         f"{results['sessions_without_any']} of {results['num_sessions']} have no flagged scan after {LINE_COUNTS[-1]} "

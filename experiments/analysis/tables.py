@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -27,6 +27,13 @@ ASCENDING = {"run", "state", "model", "split", "seed", "fold", "best_loss", "lat
              "calibration_error", "num_parameters", "seconds"}  # fmt: skip
 
 
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], rule: str = "---") -> list[str]:
+    """Lines of a table; bars within cells are escaped. `rule` is that of all columns but the first."""
+    lines = [" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) for row in (headings, *rows)]
+    head, *rest = (f"| {line} |" for line in lines)
+    return [head, "|---" + f"|{rule}" * (len(headings) - 1) + "|", *rest]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text. The first column is aligned to the left, the others to the right."""
@@ -36,12 +43,8 @@ class Table:
     title: str = ""
 
     def markdown(self) -> list[str]:
-        """Its lines; bars within cells are escaped."""
-        if not self.rows:
-            return []
-        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (self.headings, *self.rows)]
-        head, *rows = (f"| {' | '.join(row)} |" for row in cells)
-        return [head, "|---|" + "---:|" * (len(self.headings) - 1), *rows, ""]
+        """Its lines and an empty one; nothing without rows."""
+        return [*markdown_table(self.headings, self.rows, "---:"), ""] if self.rows else []
 
 
 def number(value: Any, digits: int = 3) -> str:
