@@ -1,12 +1,13 @@
 """Figures of merit with intervals that respect sessions: scans of one session are not independent."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .probabilities import Probabilities
 
+Name = TypeVar("Name")
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
 
@@ -77,6 +78,31 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of resampled values `[num_resamples]`."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def with_intervals(
+    figures: Callable[[np.ndarray], dict[Name, float]], groups: np.ndarray, num_resamples: int, seed: int
+) -> dict[Name, dict[str, float | list[float] | None]]:
+    """
+    Figures with 95 % intervals from resamples of whole groups.
+
+    Args:
+        figures: by name, of weights `[num_items]`; may be NaN where a resample lacks what they are about.
+        groups: of each item `[num_items]`.
+        num_resamples: 0 gives no intervals.
+        seed: of the resamples.
+
+    Returns:
+        For each figure `value` and `interval`, both `None` where they cannot be told.
+    """
+    values = figures(np.ones(len(groups)))
+    drawn = [figures(weights) for weights in session_weights(groups, num_resamples, seed)] if len(groups) else []
+    result: dict[Name, dict[str, float | list[float] | None]] = {}
+    for name, value in values.items():
+        known = np.array([other[name] for other in drawn if np.isfinite(other[name])])
+        low_high = list(interval(known)) if len(known) else None
+        result[name] = {"value": float(value) if np.isfinite(value) else None, "interval": low_high}
+    return result
 
 
 def figures_by_lines(verdicts: Sequence[Probabilities]) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.pages import RESULTS, write
 
 # made by a command of another package
-ELSEWHERE = {"label_noise": ("experiments.label_noise_tables", "to_markdown")}
+ELSEWHERE = {"label_noise": ("experiments.labels.tables", "to_markdown")}
 NAMES = sorted(path.stem for path in RESULTS.glob("*.md"))
 
 

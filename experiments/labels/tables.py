@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .analysis.tables import markdown_table
+from ..analysis.tables import markdown_table
 from .rater_model import TRUTH_FIGURES, VOTE_KINDS
 
 FIGURE_NAMES = dict(
