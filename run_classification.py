@@ -209,6 +209,7 @@ def summarize(
         "num_parameters": model.num_parameters(),
         "dataset": data_arguments.dataset,
         "split": {"method": data.split.method, "seed": data.split.seed, "counts": data.split.counts},
+        "scan_lines": data.scan_lines,
         "labels": {"train": data_arguments.train_labels, "scored": data_arguments.eval_labels},
         "complete_scans_only": data_arguments.eval_complete_scans,
         "seed": training_arguments.seed,
@@ -319,10 +320,13 @@ def run(
     needs_data = training_arguments.do_train or training_arguments.do_eval or data_arguments.predict_dir is None
     if needs_data:
         split_file = find_split_file(data_arguments, model_arguments.model_name_or_path)
+        # of a model that is trained on, with scans that there may be since; a split that was asked for is as it is
+        extend = training_arguments.do_train and data_arguments.split_file is None
         if checkpoint is not None and (folder / SPLIT_FILE).is_file():
-            split_file = folder / SPLIT_FILE
+            split_file, extend = folder / SPLIT_FILE, False
+        seed = training_arguments.data_seed or training_arguments.seed
         with explained("data"), training_arguments.main_process_first(desc="preparing the dataset"):
-            data = load_data(data_arguments, training_arguments.data_seed or training_arguments.seed, split_file)
+            data = load_data(data_arguments, seed, split_file, extend)
 
     # model
     with explained("model"):
@@ -385,11 +389,12 @@ def run(
             figures[part], probabilities = score_part(trainer, dataset.as_measured(), scorer, scan_ids, groups)
             if main_process and part != "train":
                 probabilities.save(folder, part)
+                figures[part] |= {"sessions": probabilities.by_session(), "mistakes": probabilities.surest_mistakes()}
         if main_process:
             summary = summarize(data, data_arguments, training_arguments, trainer, figures)
             write_summary(folder, summary)
             if training_arguments.do_train:
-                write_card(folder, summary)
+                write_card(folder)
             print_figures(figures, summary)
 
     # predictions

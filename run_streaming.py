@@ -18,13 +18,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-from threadpoolctl import threadpool_limits
-
 from data_scripts import ScanReadError, read_scan
 from live.nanonis import NanonisClient, NanonisError, follow_scans
 from live.recorder import Recorder, say
 from live.server import Limits, ScanSessions, serve
+from live.threads import one_thread
 from live.watch import FolderWatcher
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 
@@ -157,11 +155,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = parser().parse_args(argv)
-    # for a line, threads cost more than they bring; and the microscope's own programs want the other cores
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with one_thread():
             return arguments.run(arguments)
     except KeyboardInterrupt:
         return 130
@@ -169,8 +164,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         print(f"run_streaming.py: error: {' '.join(lines[:2])}", file=sys.stderr)
         return 2
-    finally:
-        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

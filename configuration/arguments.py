@@ -23,6 +23,7 @@ from modeling_scanline import ScanlineCausalConfig, ScanlineCNNConfig, ScanlineL
 from modeling_scanline.image_processing_scanline import NORMALIZATIONS
 
 RECIPES = Path(__file__).parent / "recipes"
+SWEEPS = Path(__file__).parent / "sweeps"
 MODEL_CONFIGS = {
     "causal": ScanlineCausalConfig,
     "vit": ScanlineViTConfig,

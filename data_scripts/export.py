@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from .command_line import parse_options, run_command
+from .provenance import PROVENANCE
 from .scan import ScanReadError
 from .scan_dataset import LONGEST, StoredLines
 from .source import ScanSource
@@ -32,14 +33,6 @@ console = Console()
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md")
 SHARD_BYTES = 256 * 2**20
-LICENSES = {"hsi100": "gpl-3.0", "matlab": "gpl-3.0", "spliced": "gpl-3.0", "simulated": "apache-2.0"}
-SOURCES = {
-    "hsi100": "Labelled STM scans of H:Si(100) of Gordon et al. (https://github.com/OGordon100/SPM-Toolbox).",
-    "matlab": "The MATLAB release of the labelled STM scans of H:Si(100) of Gordon et al., augmented by its authors.",
-    "spliced": "Pairs of STM scans of H:Si(100) of Gordon et al. (https://github.com/OGordon100/SPM-Toolbox), joined "
-    "at a known line.",
-    "simulated": "Simulated by Scanline (data_scripts/simulation).",
-}
 
 
 @dataclass
@@ -69,9 +62,9 @@ def find_parts(scans: datasets.Dataset, arguments: ExportArguments) -> tuple[dic
     if arguments.split_file is not None:
         split = Split.load(Path(arguments.split_file))
         parts = split.indices(scan_ids)
-        how = f"by {split.method} (seed {split.seed})"
+        how = f"Split by {split.method} (seed {split.seed})"
     elif arguments.split == "none":
-        return {"train": np.arange(len(scans))}, "not split"
+        return {"train": np.arange(len(scans))}, "Not split"
     else:
         groups = groups_of(scans["session"], scan_ids)
         parts = split_labelled(
@@ -81,7 +74,7 @@ def find_parts(scans: datasets.Dataset, arguments: ExportArguments) -> tuple[dic
             arguments.validation_fraction,
             seed=arguments.split_seed,
         )
-        how = f"by {arguments.split} (seed {arguments.split_seed})"
+        how = f"Split by {arguments.split} (seed {arguments.split_seed})"
     rest = np.setdiff1d(np.arange(len(scans)), np.concatenate(list(parts.values())))
     return ({**parts, "rest": rest} if len(rest) else parts), how
 
@@ -168,10 +161,12 @@ def export(source: ScanSource, arguments: ExportArguments) -> Path:
     written = {name: scans.select(indices) for name, indices in parts.items()}
     for name, part in written.items():
         write_parquet(part, folder, name)
+    known = PROVENANCE.get(source.dataset)
     facts = {
         "title": arguments.title or f"Scanline: {source.dataset}",
-        "license": arguments.license or LICENSES.get(source.dataset, "other"),
-        "source": SOURCES.get(source.dataset, f"Made from a dataset of kind {source.dataset!r}."),
+        "license": arguments.license or (known.license if known else "other"),
+        "known": known,
+        "source": known.source if known else f"Made from a dataset of kind {source.dataset!r}.",
         "pixels_per_line": source.pixels_per_line,
         "max_lines": source.max_lines,
         "split_method": how,

@@ -1,5 +1,6 @@
 """Which scans to train on and which to keep out of sight."""
 
+import contextlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -82,11 +83,61 @@ class Split:
 
     def indices(self, scan_ids: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
         """Places of the scans of each part among `scan_ids`; raises `ValueError` if one is not there."""
-        place = {scan_id: index for index, scan_id in enumerate(scan_ids)}
-        missing = [scan_id for ids in self.parts.values() for scan_id in ids if scan_id not in place]
+        there = set(scan_ids)
+        missing = [scan_id for ids in self.parts.values() for scan_id in ids if scan_id not in there]
         if missing:
             raise ValueError(f"{len(missing)} scans of the split are not in this dataset, {missing[0]} for one.")
-        return {name: np.array([place[scan_id] for scan_id in ids], dtype=int) for name, ids in self.parts.items()}
+        return self._indices(scan_ids)
+
+    def _indices(self, scan_ids: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
+        place = {scan_id: index for index, scan_id in enumerate(scan_ids)}
+        return {
+            name: np.array([place[scan_id] for scan_id in ids if scan_id in place], dtype=int)
+            for name, ids in self.parts.items()
+        }
+
+    def extended(
+        self,
+        scan_ids: np.ndarray,
+        groups: np.ndarray,
+        labels: np.ndarray,
+        validation_fraction: float,
+        test_fraction: float,
+    ) -> dict[str, np.ndarray]:
+        """
+        Parts of a dataset that has changed since: what was trained on is trained on, what was held out stays out.
+
+        Scans that are gone are left out. New ones of a session that stands on one side join it there; the others are
+        split by the same method, or are trained on if they are too few for that.
+
+        Args:
+            scan_ids: of all scans of the dataset.
+            groups: of all scans, as [`groups_of`] names them.
+            labels: class index of each scan, -1 for none.
+            validation_fraction: share of the new scans to validate on; of few new sessions, one.
+            test_fraction: share of the new scans for a last test, where the split has one.
+
+        Returns:
+            Indices of the scans of each part.
+        """
+        parts = self._indices(scan_ids)
+        placed = np.concatenate(list(parts.values()))
+        new = np.setdiff1d(np.flatnonzero(labels >= 0), placed)
+        sides = {session: name for name, sessions in self.sessions.items() for session in sessions}
+        for name, part in parts.items():
+            if self.method == "sessions":
+                joining = new[[sides.get(group) == name for group in groups[new]]]
+                parts[name] = np.append(part, joining)
+                new = np.setdiff1d(new, joining)
+        fraction = max(validation_fraction, 1 / max(2, len(np.unique(groups[new]))))
+        added = {"train": np.arange(len(new))}
+        if self.method != "all" and len(new):
+            with contextlib.suppress(ValueError):  # too few sessions, or too few of a class
+                of_test = test_fraction if "test" in parts else 0.0
+                added = _hold_out_parts(labels[new], groups[new], self.method, fraction, of_test, self.seed)
+        for name, part in added.items():
+            parts[name] = np.append(parts.get(name, np.empty(0, dtype=int)), new[part])
+        return parts
 
     def _check_parts(self) -> None:
         if not isinstance(self.parts, dict) or "train" not in self.parts:
@@ -181,18 +232,11 @@ def split_indices(
     rest = np.arange(len(labels))
     if method == "all":
         return {"train": rest}
-    parts: dict[str, np.ndarray] = {}
     if num_folds:
         held_out = find_folds(labels, session_names, method, num_folds, seed) == fold
         parts = {"train": rest[~held_out], "validation": rest[held_out]}
     else:
-        for name, fraction in (("test", test_fraction), ("validation", validation_fraction / (1 - test_fraction))):
-            if fraction == 0:
-                continue
-            held_out = _hold_out(labels[rest], session_names[rest], method, fraction, seed)
-            parts[name] = rest[held_out]
-            rest = rest[~held_out]
-        parts = {"train": rest, **dict(reversed(parts.items()))}
+        parts = _hold_out_parts(labels, session_names, method, validation_fraction, test_fraction, seed)
     for name, indices in parts.items():
         missing = sorted(set(labels.tolist()) - set(labels[indices].tolist()))
         if missing:
@@ -201,6 +245,25 @@ def split_indices(
                 "another split_seed or fraction, or add scans of that class from other sessions."
             )
     return parts
+
+
+def _hold_out_parts(
+    labels: np.ndarray,
+    sessions: np.ndarray,
+    method: str,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    parts: dict[str, np.ndarray] = {}
+    rest = np.arange(len(labels))
+    for name, fraction in (("test", test_fraction), ("validation", validation_fraction / (1 - test_fraction))):
+        if fraction == 0:
+            continue
+        held_out = _hold_out(labels[rest], sessions[rest], method, fraction, seed)
+        parts[name] = rest[held_out]
+        rest = rest[~held_out]
+    return {"train": rest, **dict(reversed(parts.items()))}
 
 
 def find_folds(labels: np.ndarray, sessions: np.ndarray, method: str, num_folds: int, seed: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The data of a run: scans, labels, split, and what the Trainer gets of them."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,24 @@ from data_scripts.splits import Split, groups_of, split_labelled
 
 from .run_folder import SPLIT_FILE
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Data:
-    """The parts of a dataset, ready for the Trainer, and what belongs to them."""
+    """
+    The parts of a dataset, ready for the Trainer, and what belongs to them.
+
+    Attributes:
+        parts: by name, `train` and those that are scored.
+        scan_ids: of each part.
+        groups: session of each scan of each part.
+        label_names: of the classes.
+        split: which scan of the dataset is in which part.
+        class_weights: in the loss; `None` for none.
+        scan_lines: `minimum`, `median` and `maximum` of the measured lines of a training scan at the model's width, of
+            the first `most`.
+    """
 
     parts: dict[str, ScanDataset]
     scan_ids: dict[str, list[str]]
@@ -24,10 +39,19 @@ class Data:
     label_names: list[str]
     split: Split
     class_weights: list[float] | None
+    scan_lines: dict[str, float]
 
 
-def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> Data:
-    """Scans → labels → split → datasets for training (augmented, labels as wanted) and scoring (clear labels)."""
+def load_data(arguments: DataArguments, seed: int, split_file: Path | None, extend: bool = False) -> Data:
+    """
+    Scans → labels → split → datasets for training (augmented, labels as wanted) and scoring (clear labels).
+
+    Args:
+        arguments: which scans, and what is made of them.
+        seed: of what training draws at random.
+        split_file: a split to use again; `None` for a new one.
+        extend: whether labelled scans that it does not have get a part; else they are left out.
+    """
     scans = arguments.load()
     unused = [f"unused_{number}" for number in range(1, arguments.unused_classes + 1)]
     label_names = [*scans.features["label"].names, *unused]
@@ -35,7 +59,8 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> D
     sessions = groups_of(scans["session"], scan_ids)
     scores = np.pad(np.asarray(scans["scores"], dtype=np.float32), ((0, 0), (0, len(unused))))
     stored = StoredLines(scans, arguments.max_lines)
-    complete = stored.count_measured() >= arguments.pixels_per_line
+    num_lines = stored.count_measured()
+    complete = num_lines >= arguments.pixels_per_line
     take = stored.__getitem__ if arguments.keep_in_memory else stored.select
 
     train_labels = make_labels(scores, arguments.train_labels)
@@ -44,7 +69,7 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> D
     if arguments.dedupe and split_file is None:
         duplicates = find_near_duplicates(stored[np.arange(len(stored))])
         groups, split_method = keep_together(arguments.split, sessions, scan_ids, duplicates.pairs)
-    parts = find_parts(arguments, scan_ids, groups, split_method, scores, split_file)
+    parts = find_parts(arguments, scan_ids, groups, split_method, scores, split_file, extend)
     train = parts["train"][is_labelled(train_labels[parts["train"]])]
     train = train[choose_share(_hard(train_labels[train]), arguments.train_fraction, arguments.split_seed)]
     datasets_by_part = {
@@ -88,6 +113,12 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None) -> D
         label_names=label_names,
         split=split,
         class_weights=find_class_weights(arguments, train_labels[train], label_names),
+        scan_lines={
+            "minimum": int(num_lines[train].min()),
+            "median": float(np.median(num_lines[train])),
+            "maximum": int(num_lines[train].max()),
+            "most": arguments.max_lines,
+        },
     )
 
 
@@ -109,19 +140,23 @@ def find_parts(
     method: str,
     scores: np.ndarray,
     split_file: Path | None,
+    extend: bool,
 ) -> dict[str, np.ndarray]:
     """Indices of the scans of each part: those of a split that was written down, or a new split."""
-    if split_file is not None:
-        split = Split.load(split_file)
-        arguments.split, arguments.split_seed = split.method, split.seed
-        try:
-            return split.indices(scan_ids)
-        except ValueError as error:
-            raise ValueError(f"{split_file}: {error}") from error
     # by majority, whatever is trained or scored on: the split must not depend on that choice
     labels = majority_labels(scores)
     if arguments.train_labels == "soft":
         labels = np.where(is_labelled(make_labels(scores, "soft")), np.nan_to_num(scores).argmax(axis=1), -1)
+    if split_file is not None:
+        split = Split.load(split_file)
+        arguments.split, arguments.split_seed = split.method, split.seed
+        fractions = arguments.validation_fraction, arguments.test_fraction
+        try:
+            parts = split.extended(scan_ids, groups, labels, *fractions) if extend else split.indices(scan_ids)
+        except ValueError as error:
+            raise ValueError(f"{split_file}: {error}") from error
+        report_new_scans(split_file, split, scan_ids, labels, parts)
+        return parts
     return split_labelled(
         labels,
         groups,
@@ -132,6 +167,18 @@ def find_parts(
         arguments.num_folds,
         arguments.fold,
     )
+
+
+def report_new_scans(
+    split_file: Path, split: Split, scan_ids: np.ndarray, labels: np.ndarray, parts: dict[str, np.ndarray]
+) -> None:
+    """Says of labelled scans that a split does not have where they have gone."""
+    known = {scan_id for ids in split.parts.values() for scan_id in ids}
+    is_new = np.array([scan_id not in known for scan_id in scan_ids]) & (labels >= 0)
+    where = {name: int(is_new[part].sum()) for name, part in parts.items()}
+    if is_new.any():
+        went = ", ".join(f"{number} into {name}" for name, number in where.items() if number) or "none of them is used"
+        logger.warning("%s: %d labelled scans are not in this split: %s.", split_file, is_new.sum(), went)
 
 
 def find_class_weights(arguments: DataArguments, labels: np.ndarray, names: list[str]) -> list[float] | None:

@@ -25,6 +25,7 @@ from .analysis.findings import findings
 from .analysis.history import is_earlier
 from .analysis.ranking import lines_ranking_table, ranked, ranking_table, verdict_sentences
 from .analysis.record import BROKEN, COMPLETE, RunRecord, dig, find_runs, varying
+from .analysis.reported import reported_tables
 from .analysis.tables import class_table, lines_table, plain, recall_table, results_block, rows_of, run_table
 from .analyze import analyze_all, count_states
 from .intervals import NUM_RESAMPLES
@@ -230,6 +231,7 @@ def write_log(runs: Sequence[RunRecord], title: str = "Training experiments log"
         "Written by `python -m experiments.log`; words of your own go into `notes.md` of a run.",
     ]
     lines += ["", *(f"- {line}" for line in count_states(runs)), ""]
+    lines += reported_tables(experiments, of_run)
     lines += ranking(*ranked(runs))
     table = [of_run[run.name] for run in runs if run.state != BROKEN]
     if table:

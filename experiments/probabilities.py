@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,33 @@ class Probabilities:
                 return cls(**arrays)
         except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not the probabilities that a run writes ({error}).") from error
+
+    def by_session(self) -> dict[str, dict[str, Any]]:
+        """Of each session: `accuracy` on whole scans, and `counts` of its scans by label."""
+        right = self.whole.argmax(axis=1) == self.labels
+        return {
+            session: {
+                "accuracy": float(right[self.groups == session].mean()),
+                "counts": np.bincount(self.labels[self.groups == session], minlength=len(self.label_names)).tolist(),
+            }
+            for session in np.unique(self.groups).tolist()
+        }
+
+    def surest_mistakes(self, limit: int = 10) -> list[dict[str, Any]]:
+        """Whole scans whose verdict is not the label, the surest first, with what a card says of each."""
+        verdicts = self.whole.argmax(axis=1)
+        probabilities = self.whole.max(axis=1)
+        wrong = np.flatnonzero(verdicts != self.labels)
+        return [
+            {
+                "scan_id": str(self.scan_ids[place]),
+                "session": str(self.groups[place]),
+                "label": str(self.label_names[self.labels[place]]),
+                "verdict": str(self.label_names[verdicts[place]]),
+                "probability": float(probabilities[place]),
+            }
+            for place in wrong[np.argsort(-probabilities[wrong], kind="stable")][:limit]
+        ]
 
     @classmethod
     def concatenate(cls, parts: Sequence["Probabilities"]) -> "Probabilities":

@@ -26,7 +26,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .card import PLACEHOLDER
 from .run_folder import (
+    CARD_FILE,
+    FAILURES_FILE,
+    FAILURES_PICTURE,
     METRICS_FILE,
     PRETRAINING_RECIPE_FILE,
     RECIPE_FILE,
@@ -36,16 +40,15 @@ from .run_folder import (
     portable_recipe,
 )
 
-CARD = "README.md"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 SHARDS = "data/*.parquet"
 # all that is ever uploaded: no checkpoint, log, optimizer state or pickle, and no note or predictions
 MODEL_FILES = (
-    CARD, "config.json", "preprocessor_config.json", *WEIGHTS, "model.safetensors.index.json", "*_scanline*.py",
+    CARD_FILE, "config.json", "preprocessor_config.json", *WEIGHTS, "model.safetensors.index.json", "*_scanline*.py",
     SPLIT_FILE, SUMMARY_FILE, METRICS_FILE, RECIPE_FILE, "*_probabilities.npz", RELEASE_FILE, PRETRAINING_RECIPE_FILE,
-    "figures.png",
+    "figures.png", FAILURES_FILE, FAILURES_PICTURE,
 )  # fmt: skip
-DATASET_FILES = (CARD, SHARDS, "counts.json")
+DATASET_FILES = (CARD_FILE, SHARDS, "counts.json")
 REPO_TYPES = {"model": MODEL_FILES, "dataset": DATASET_FILES}
 MAIN = "main"
 console = Console()
@@ -91,7 +94,7 @@ def find_repo_type(folder: Path, repo_type: str | None = None) -> str:
     found = "dataset" if any(folder.glob(SHARDS)) else "model"
     if repo_type not in (None, found):
         raise PublishError(f"{folder}: does not hold a {repo_type}.")
-    missing = [] if (folder / CARD).is_file() else [CARD]
+    missing = [] if (folder / CARD_FILE).is_file() else [CARD_FILE]
     if found == "model":
         missing += [name for name in ("config.json", "preprocessor_config.json") if not (folder / name).is_file()]
         if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
@@ -117,12 +120,12 @@ def collect(folder: Path, repo_type: str, repo_id: str) -> dict[str, Path | byte
     """
     paths = sorted({path for pattern in REPO_TYPES[repo_type] for path in folder.glob(pattern) if path.is_file()})
     files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in paths}
-    names = ("PATH_OR_REPOSITORY", "path/to/this/dataset", f"model_cards/{folder.resolve().name}")
+    names = (PLACEHOLDER, "path/to/this/dataset", f"model_cards/{folder.resolve().name}")
     placeholder = rf'"({"|".join(map(re.escape, names))})"(  # or its repository on the Hub)?'
-    name = CARD
+    name = CARD_FILE
     try:
-        card = (folder / CARD).read_text(encoding="utf-8")
-        files[CARD] = re.sub(placeholder, f'"{repo_id}"', card).encode()
+        card = (folder / CARD_FILE).read_text(encoding="utf-8")
+        files[CARD_FILE] = re.sub(placeholder, f'"{repo_id}"', card).encode()
         for name in sorted(files.keys() & {RECIPE_FILE, PRETRAINING_RECIPE_FILE}):
             recipe = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
             if not isinstance(recipe, dict):

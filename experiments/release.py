@@ -6,6 +6,7 @@ Makes a Hub folder of a model that was trained on every scan, with a card whose 
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models causal_small --splits sessions --seeds 42
     python -m experiments.release --run runs/release --folds runs/accuracy/causal_small/sessions_* \\
         --output model_cards/scanline-causal-hsi100
+    python -m experiments.failures model_cards/scanline-causal-hsi100
 
 The folds are runs of the same recipe, each scored on sessions that it has not seen. Their verdicts give the figures
 and the calibration, which is written into the model's configuration; what it does is measured on folds that it was not
@@ -23,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from matplotlib.figure import Figure
 from rich.console import Console
 from safetensors import SafetensorError
@@ -34,11 +34,13 @@ from data_scripts.splits import Split
 from modeling_scanline.image_processing_scanline import NORMALIZATIONS
 
 from .calibration import Calibration, cross_calibrated
-from .card import FIGURES
+from .card import FIGURES, write_card
 from .decision import cross_decided, fit_thresholds
 from .intervals import figures_by_lines
 from .probabilities import Probabilities
 from .run_folder import (
+    FAILURES_FILE,
+    FAILURES_PICTURE,
     PRETRAINING_RECIPE_FILE,
     RECIPE_FILE,
     RELEASE_FILE,
@@ -49,7 +51,6 @@ from .run_folder import (
 )
 from .scoring import load_metric
 
-TEMPLATE = Path(__file__).parents[1] / "model_cards" / "release.md"
 # what may differ between the run that is shipped and the folds that vouch for it
 FREE = {
     "output_dir", "runs_dir", "split", "split_seed", "split_file", "num_folds", "fold", "validation_fraction", "seed",
@@ -154,14 +155,6 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
         for key in ("20", "whole")
         if key in figures
     }
-    right = np.mean([verdict.whole.argmax(axis=1) == verdict.labels for verdict in calibrated], axis=0)
-    sessions = {
-        session: {
-            "accuracy": float(right[first.groups == session].mean()),
-            "counts": np.bincount(first.labels[first.groups == session], minlength=len(names)).tolist(),
-        }
-        for session in np.unique(first.groups).tolist()
-    }
     calibration = Calibration.fit([fold.verdict for fold in folds]).rounded()
     return {
         "run": json.loads((run / SUMMARY_FILE).read_text(encoding="utf-8")),
@@ -173,7 +166,9 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
         "counts": np.bincount(first.labels, minlength=len(names)).tolist(),
         "by_lines": by_lines,
         "classes": classes,
-        "sessions": sessions,
+        "confusion": scores(first, "whole")["confusion_matrix"],
+        "sessions": first.by_session(),
+        "mistakes": first.surest_mistakes(),
         "calibration": {
             "lines": first.line_counts.tolist(),
             "temperatures": calibration.temperatures.tolist(),
@@ -305,32 +300,10 @@ def release(
     description["weights_mb"] = round((output / "model.safetensors").stat().st_size / 1e6, 1)
     (output / RELEASE_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     draw(description).savefig(output / "figures.png", dpi=110)
-    write_release_card(output, description)
+    for stale in (FAILURES_FILE, FAILURES_PICTURE):  # of other weights
+        (output / stale).unlink(missing_ok=True)
+    write_card(output)
     return description
-
-
-def write_release_card(folder: Path, description: dict[str, Any]) -> None:
-    """Writes `README.md` of a released model from its description."""
-    results = [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type="hsi100",
-            dataset_name="hsi100, cross-validation by sessions",
-            metric_type=name,
-            metric_name=title,
-            metric_value=round(description["by_lines"]["whole"][name]["mean"], 4),
-        )
-        for name, title in FIGURES.items()
-    ]
-    card_data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["scanning-probe-microscopy", "stm", "scanline", "hydrogen-terminated-silicon"],
-        model_name=description["name"],
-        eval_results=results,
-    )
-    ModelCard.from_template(card_data, template_path=str(TEMPLATE), release=description).save(folder / "README.md")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,12 +8,15 @@ from typing import Any
 
 import yaml
 
+CARD_FILE = "README.md"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 SPLIT_FILE = "split.json"
 RECIPE_FILE = "recipe.yaml"
 PRETRAINING_RECIPE_FILE = "pretraining_recipe.yaml"  # of a released model: of the run that its weights started from
 RELEASE_FILE = "release.json"
+FAILURES_FILE = "failures.json"  # where the model fails, and the picture of it
+FAILURES_PICTURE = "failures.png"
 NOTES_FILE = "notes.md"
 ARGUMENTS_FILE = "{name}.arguments.json"  # beside the folder of a run that was launched
 # options that are of the machine, not of the model

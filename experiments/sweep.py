@@ -14,6 +14,7 @@ A sweep is a YAML file of `configuration/sweeps`, by name or path:
     grid: {learning_rate: [1.0e-4, 1.0e-3]}      # every combination; NAME.ENTRY is an entry of an option that has some
     runs: {wide: {hidden_size: 512}}             # or by name
     search: {learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}}   # or to be searched, with --trials
+    reported: {wide: {accuracy: 0.66}}           # what others reported of these runs: for experiments.log
 
 Each run has a folder in work_dir. One that has ended is never run again; one that was stopped, however rudely, goes on
 from its last checkpoint; one that failed is reported, and tried again with --retry. In the end the runs are compared.
@@ -33,13 +34,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from configuration.arguments import ConfigurationError, read_recipe
+from configuration.arguments import SWEEPS, ConfigurationError, read_recipe
 
 from .analyze import main as analyze
 from .launch import Run, execute_all
 
-SWEEPS = Path(__file__).resolve().parents[1] / "configuration" / "sweeps"
-KEYS = ("recipe", "seeds", "options", "grid", "runs", "search")
+KEYS = ("recipe", "seeds", "options", "grid", "runs", "search", "reported")
 DEFAULT_SEEDS = (42,)
 console = Console()
 

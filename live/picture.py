@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from modeling_scanline.image_processing_scanline import normalize_lines
 
 PICTURE_SUFFIX = ".tip.png"
+PICTURE_SIZE = (10, 5.5)  # inches
 COLOURS = (
     "#0072b2",
     "#e69f00",
@@ -22,17 +23,23 @@ COLOURS = (
 )  # Okabe and Ito 2008
 
 
-def draw_scan(lines: np.ndarray, records: Sequence[dict[str, Any]], labels: Sequence[str], title: str) -> Figure:
+def draw_scan(
+    figure: Figure | SubFigure,
+    lines: np.ndarray,
+    records: Sequence[dict[str, Any]],
+    labels: Sequence[str],
+    title: str,
+) -> None:
     """
     The scan, first line on top, with a strip of its states and their probabilities; decisions and changes are marked.
 
     Args:
+        figure: to draw into, in constrained layout; or a part of a larger one.
         lines: heights `[num_lines, pixels]`, NaN where nothing was measured.
         records: of each line, as [`to_record`] makes them.
         labels: names of the states.
         title: above it.
     """
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
     picture, strip, curves = figure.subplots(1, 3, sharey=True, width_ratios=(10, 1, 7))
     heights = normalize_lines(torch.from_numpy(lines)[None], "flat_line")[0][0].numpy()
     shown = np.where(np.isfinite(lines).any(axis=1, keepdims=True), heights, np.nan)
@@ -55,20 +62,19 @@ def draw_scan(lines: np.ndarray, records: Sequence[dict[str, Any]], labels: Sequ
     for line in (record["change_line"] for record in records if record["change_line"] is not None):
         for axis in (picture, strip, curves):
             axis.axhline(line, color="red", linestyle="--", linewidth=1)
-        picture.text(0, line, " tip changed", color="red", va="bottom", fontsize="small")
+        box = {"facecolor": "white", "alpha": 0.8, "pad": 1, "linewidth": 0}  # red on the scan's colours is not read
+        picture.text(2, line - 1, "tip changed", color="red", va="bottom", fontsize="small", bbox=box)
     before = None
     for record in records:
         if record["decision"] is not None and record["decision"] != before:
             curves.axhline(record["line"], color="black", linewidth=1)
             curves.text(0.01, record["line"], f"decided: {record['decision']}", va="bottom", fontsize="small")
         before = record["decision"]
-    figure.legend(
-        *curves.get_legend_handles_labels(), loc="outside lower center", ncols=len(labels) + 1, fontsize="small"
-    )
+    handles = curves.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(labels) + 1, fontsize="small")
     if (records[-1]["unfamiliarity"] or 0) > 1:
         title += f": unlike the scans of training ({records[-1]['unfamiliarity']:.2f} times the threshold)"
     figure.suptitle(title, fontsize="medium")
-    return figure
 
 
 def _rgb(colour: str) -> tuple[float, ...]:

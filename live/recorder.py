@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 
-from .picture import PICTURE_SUFFIX, draw_scan
+from .picture import PICTURE_SIZE, PICTURE_SUFFIX, draw_scan
 from .records import RECORDS_SUFFIX, to_record
 
 ROWS = 12  # of the table
@@ -72,7 +73,8 @@ class Recorder:
         """Ends the scan: its picture is drawn beside its records, and a line says what came out."""
         self.close()
         if self.name is not None and self.records:
-            figure = draw_scan(np.stack(self.lines), self.records, self.streamer.labels, self.name)
+            figure = Figure(figsize=PICTURE_SIZE, layout="constrained")
+            draw_scan(figure, np.stack(self.lines), self.records, self.streamer.labels, self.name)
             figure.savefig(self.folder / f"{self.name}{PICTURE_SUFFIX}", dpi=110)
             if self.show:
                 console.print(summary_of(self.folder / self.name, self.records), highlight=False, soft_wrap=True)

@@ -177,14 +177,17 @@ def test_no_session_stands_on_both_sides(finished_run):
     assert not set(split["parts"]["train"]) & set(split["parts"]["validation"])
 
 
-def test_the_card_holds_the_figures_of_the_summary(finished_run):
+def test_the_card_holds_the_figures_of_the_summary(finished_run, find_tables):
     card = ModelCard.load(finished_run / "README.md")
     summary = json.loads((finished_run / "summary.json").read_text())
-    figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert figures["balanced_accuracy"] == round(summary["validation"]["whole"]["balanced_accuracy"], 4)
-    assert f"{summary['validation']['by_lines']['5']['auroc']:.3f}" in card.text
-    tables = [block for block in card.text.split("\n\n") if block.startswith("|")]
-    assert [block.count("\n") for block in tables] == [3, 4]  # heading, rule, and the rows
+    validation = summary["validation"]
+    figures = {(each.dataset_config, each.metric_type): each.metric_value for each in card.data.eval_results}
+    assert figures["whole scans", "balanced_accuracy"] == round(validation["whole"]["balanced_accuracy"], 4)
+    assert f"{validation['by_lines']['5']['auroc']:.3f}" in card.text
+    assert summary["scan_lines"]["minimum"] <= summary["scan_lines"]["median"] <= summary["scan_lines"]["most"]
+    right = sum(session["accuracy"] * sum(session["counts"]) for session in validation["sessions"].values())
+    assert right == pytest.approx(validation["whole"]["accuracy"] * validation["whole"]["num_scans"])
+    assert find_tables(card.text)
 
 
 def test_the_saved_model_is_the_one_that_was_scored(finished_run, scans):
@@ -212,6 +215,24 @@ def test_evaluation_of_a_run_keeps_to_its_split(finished_run, scans, tmp_path):
     assert main(flags) == 0
     before, after = (json.loads((folder / "summary.json").read_text()) for folder in (finished_run, tmp_path))
     assert after["validation"]["whole"] == before["validation"]["whole"]
+
+
+def test_a_class_is_added_by_training_on_with_more_scans(finished_run, scans, tmp_path):
+    arrays = dict(np.load(scans))
+    more = np.random.default_rng(1).standard_normal((32, 24, 24)).astype(np.float32)
+    np.savez(
+        tmp_path / "more.npz",
+        images=np.concatenate([arrays["images"], more]),
+        labels=np.append(arrays["labels"], np.full(32, 3)),
+        sessions=np.append(arrays["sessions"], np.repeat(["new", "newer"], 16)),
+        label_names=np.append(arrays["label_names"], "noise"),
+    )
+    flags = {"model_name_or_path": finished_run, "do_train": True, "do_eval": True, "num_train_epochs": 1}
+    assert main(arguments(tmp_path / "more.npz", tmp_path / "run", **flags)) == 0
+    before, after = (json.loads((folder / "split.json").read_text()) for folder in (finished_run, tmp_path / "run"))
+    assert set(before["parts"]["validation"]) <= set(after["parts"]["validation"])
+    assert min(counts["noise"] for counts in after["counts"].values()) == 16
+    assert AutoConfig.from_pretrained(tmp_path / "run").id2label[3] == "noise"
 
 
 @pytest.mark.parametrize("to_train", [True, False])

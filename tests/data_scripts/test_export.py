@@ -53,7 +53,7 @@ def test_parts_hold_whole_sessions_and_the_rest(npz, tmp_path):
     assert class_counts(parts["rest"]) == {"0": 0, "1": 0, "unlabelled": 1}
 
 
-def test_card_is_valid_and_says_what_is_in_it(npz, tmp_path):
+def test_card_is_valid_and_says_what_is_in_it(npz, tmp_path, find_tables):
     arguments = ExportArguments(str(tmp_path / "out"), split="random", license="cc-by-4.0", title="Our scans")
     folder = export.export(npz, arguments)
     card = DatasetCard.load(folder / "README.md")
@@ -63,7 +63,9 @@ def test_card_is_valid_and_says_what_is_in_it(npz, tmp_path):
     assert "| `scan_id` | `Value('string')` |" in card.content
     counts = class_counts(datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache")))
     assert f"| train | {sum(counts.values())} | 5 | {counts['0']} | {counts['1']} | 0 |" in card.content
-    assert "by random (seed 0)" in card.content
+    assert "Split by random (seed 0)" in card.content
+    columns, parts = find_tables(card.content)
+    assert [row[0] for row in parts] == ["part", "train", "validation", "rest"] and len(columns) == 8
 
 
 def test_many_shards_are_one_part(npz, tmp_path, monkeypatch):

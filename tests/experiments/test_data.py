@@ -1,5 +1,6 @@
 """The data of a run."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -63,3 +64,66 @@ def test_scans_on_the_disk_are_those_in_memory(arguments):
     for part in memory.parts:
         one, other = (data.parts[part].__getitems__([3, 1]) for data in (memory, disk))
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class TestGoingOnWithASplit:
+    @pytest.fixture
+    def dataset(self, tmp_path):
+        """Writes a dataset of so many sessions of five scans, from the first given, with so many classes."""
+
+        def write(sessions: str, num_labels: int = 2) -> DataArguments:
+            rng = np.random.default_rng(0)
+            names = np.array([f"{session}{number}" for session in sessions for number in range(5)])
+            np.savez(
+                tmp_path / "scans.npz",
+                images=rng.normal(size=(len(names), 64, 64)).astype(np.float32),
+                labels=np.arange(len(names)) % num_labels,
+                sessions=np.repeat(list(sessions), 5),
+                scan_ids=names,
+            )
+            sizes = {"pixels_per_line": 64, "max_lines": 64, "cache_dir": str(tmp_path / "cache")}
+            return DataArguments("npz", str(tmp_path / "scans.npz"), **sizes)
+
+        return write
+
+    @pytest.fixture
+    def first(self, dataset, tmp_path):
+        data = load_data(dataset("abcdefgh"), 0, None)
+        data.split.save(tmp_path / "split.json")
+        return data.split
+
+    def test_new_scans_get_a_part_and_old_ones_keep_theirs(self, first, dataset, tmp_path, caplog):
+        data = load_data(dataset("abcdefghijklmnop", num_labels=3), 0, tmp_path / "split.json", extend=True)
+        for name, ids in first.parts.items():
+            assert set(ids) <= set(data.split.parts[name])
+        assert not set(data.split.sessions["train"]) & set(data.split.sessions["validation"])
+        assert sum(map(len, data.split.parts.values())) == 80
+        assert "40 labelled scans are not in this split" in caplog.text
+        assert all(count > 0 for part in data.split.counts.values() for count in part.values())
+
+    def test_scans_that_are_gone_are_left_out(self, first, dataset, tmp_path):
+        data = load_data(dataset("abcdxyz"), 0, tmp_path / "split.json", extend=True)
+        assert {scan_id[0] for ids in data.split.parts.values() for scan_id in ids} == set("abcdxyz")
+
+    def test_all_others_make_a_split_of_their_own(self, first, dataset, tmp_path):
+        data = load_data(dataset("stuvwxyz"), 0, tmp_path / "split.json", extend=True)
+        assert min(map(len, data.split.parts.values())) > 0
+
+    def test_a_single_new_session_is_trained_on(self, first, dataset, tmp_path):
+        data = load_data(dataset("abcdefghz"), 0, tmp_path / "split.json", extend=True)
+        assert "z" in data.split.sessions["train"] and data.split.parts["validation"] == first.parts["validation"]
+
+    def test_later_scans_of_a_held_out_session_stay_out(self, first, dataset, tmp_path):
+        held_out = first.sessions["validation"][0]
+        split = replace(first, parts={**first.parts, "validation": [
+            scan_id for scan_id in first.parts["validation"] if not (scan_id[0] == held_out and scan_id[1] in "34")
+        ]})  # fmt: skip
+        split.save(tmp_path / "split.json")
+        data = load_data(dataset("abcdefgh"), 0, tmp_path / "split.json", extend=True)
+        assert {f"{held_out}3", f"{held_out}4"} <= set(data.split.parts["validation"])
+
+    def test_a_split_that_was_asked_for_is_as_it_is(self, first, dataset, tmp_path, caplog):
+        data = load_data(dataset("abcdefghij"), 0, tmp_path / "split.json")
+        assert data.split.parts == first.parts and "none of them is used" in caplog.text
+        with pytest.raises(ValueError, match="are not in this dataset"):
+            load_data(dataset("abcx"), 0, tmp_path / "split.json")

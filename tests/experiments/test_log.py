@@ -9,11 +9,14 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from benchmarks.analyze import fabricate_earlier, fabricate_run, fabricated_verdict
+from experiments.analysis import reported
 from experiments.analysis.comparison import compare, group_runs, judge, rankings
 from experiments.analysis.record import RunRecord, find_runs
 from experiments.intervals import balanced_accuracy, session_weights
 from experiments.log import main, write_log
 from experiments.probabilities import Probabilities
+from experiments.run_folder import read_metrics
+from experiments.sweep import Sweep
 
 
 @pytest.fixture
@@ -242,3 +245,44 @@ def test_runs_of_one_recipe_are_one_experiment_whatever_the_machine(tmp_path):
     fabricate_run(tmp_path / "a_seed2", epochs=1, seed=2, data_dir="there", use_cpu=False)
     assert [experiment.name for experiment in group_runs(find_runs([tmp_path]))] == ["a"]
     assert RunRecord.load(tmp_path / "a_seed1").recipe.keys().isdisjoint({"data_dir", "output_dir", "use_cpu"})
+
+
+class TestBesideTheEarlierLog:
+    @pytest.fixture
+    def sweep(self, tmp_path, monkeypatch) -> Path:
+        """Three runs of a sweep, of which others reported two, in the wrong order; two seeds each."""
+        monkeypatch.setattr(reported, "SWEEPS", tmp_path / "sweeps")
+        (tmp_path / "sweeps").mkdir()
+        (tmp_path / "sweeps" / "old.yaml").write_text(
+            "reported: {a: {accuracy: 0.9, auroc: 0.95}, b: {accuracy: 0.4}}"
+        )
+        (tmp_path / "sweeps" / "again.yaml").write_text("reported: old")
+        for name, skill in (("a", 0.1), ("b", 1.0), ("planned", 0.5)):
+            for seed in (1, 2):
+                fabricate_run(tmp_path / "again" / f"{name}_seed{seed}", epochs=4, skill=skill, seed=seed, note=name)
+        return tmp_path / "again"
+
+    def test_both_figures_stand_beside_each_other_and_so_do_the_orders(self, sweep, find_tables):
+        text = log_of(sweep)
+        section = text[text.index("## Beside the earlier log") : text.index("## Comparison")]
+        (table,) = find_tables(section)
+        rows = {row[0]: row[1:] for row in table[1:]}
+        assert rows["a"][0] == "90.00%" and rows["a"][2] == "0.950" and rows["b"][0] == "40.00%"
+        assert rows["planned"][0] == "–" and {row[-1] for row in rows.values()} == {"2"}
+        best = [
+            max(record["validation"]["accuracy"] for record in read_metrics(sweep / f"a_seed{seed}"))
+            for seed in (1, 2)
+        ]
+        mean, low, high = (f"{100 * value:.2f}%" for value in (np.mean(best), min(best), max(best)))
+        assert rows["a"][1] == f"{mean} [{low}, {high}]"
+        assert "the log has b < a; the order here is another: a < b." in section
+
+    def test_a_sweep_that_nobody_reported_has_no_such_section(self, runs):
+        assert "Beside the earlier log" not in log_of(runs)
+
+    def test_the_sweeps_of_the_log_name_their_runs(self):
+        for path in reported.SWEEPS.glob("*.yaml"):
+            named = reported.read_reported(path.stem)
+            assert set(named) <= set(Sweep.read(path).configurations), path.name
+            assert all(0 < figure < 1 for figures in named.values() for figure in figures.values())
+        assert len(reported.read_reported("regularization")) == 8 and reported.read_reported("log_small")

@@ -31,18 +31,26 @@ TINY = {
     "num_attention_heads": 2, "intermediate_size": 16,
 }  # fmt: skip
 STRANGER = """
-import json, sys
+import json, re, sys
 from datasets import load_dataset
+from huggingface_hub import hf_hub_download
 from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
 model = AutoModelForImageClassification.from_pretrained("me/away", trust_remote_code=True)
 tagged = AutoModelForImageClassification.from_pretrained("me/away", revision="v1", trust_remote_code=True)
 classify = pipeline("image-classification", model="me/away", trust_remote_code=True)
+blocks = []
+for kind in ("model", "dataset"):
+    card = open(hf_hub_download("me/away", "README.md", repo_type=kind)).read()
+    blocks += re.findall(r"^```python\\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+for block in blocks:
+    exec(block)
 assert "modeling_scanline" not in sys.modules and type(model).__module__.startswith("transformers_modules.")
 print(json.dumps({
     "weights": [float(each.classifier.weight.detach().double().sum()) for each in (model, tagged)],
     "states": classify(Image.open("scan.png"), top_k=9),
+    "blocks": len(blocks),
     "scans": load_dataset("me/away", split="train")["scan_id"][:],
 }))
 """
@@ -159,7 +167,9 @@ class TestWhatGoesUp:
 
     def test_the_card_is_ours_and_valid_and_says_where_the_model_is(self, hub, run):
         card = ModelCard(files(hub, "me/run")["README.md"].decode())
-        assert str(card) == (run / "README.md").read_text().replace("PATH_OR_REPOSITORY", "me/run")
+        assert str(card) == (run / "README.md").read_text().replace(
+            '"PATH_OR_REPOSITORY"  # or its repository on the Hub', '"me/run"'
+        )
         assert "me/run" in str(card)
         card.validate()
         with pytest.raises(ValueError, match="license"):
@@ -257,6 +267,7 @@ class TestWhoReadsIt:
         here = float(weight.detach().double().sum())
         assert answer["weights"] == pytest.approx([here + 2 * 16, here])
         assert {state["label"] for state in answer["states"]} == {"0", "1"}
+        assert answer["blocks"] == 2
         assert answer["scans"] == [str(number) for number in range(60)]
         hub.restart(cut=0)
         assert ask(HF_HUB_OFFLINE="1") == answer

@@ -30,6 +30,7 @@ NUM_SCANS = 90
 
 def summary(seed: int) -> dict:
     return {
+        "model_type": "scanline_causal", "num_parameters": 12, "dataset": "hsi100",
         "seed": seed, "epochs": 3.0, "steps": 30, "machine": {"device": "CPU"}, "labels": {"train": "majority"},
         "split": {"counts": {"train": {"atoms": 10, "rows": 20, "defect": 30}}},
     }  # fmt: skip
@@ -107,6 +108,18 @@ def test_the_calibration_comes_from_all_folds_and_figures_from_the_other_ones(hu
     assert release["num_scans"] == 2 * NUM_SCANS and len(release["sessions"]) == 6
     whole = release["by_lines"]["whole"]
     assert whole["expected_calibration_error"] < whole["expected_calibration_error_before"]
+    assert np.sum(release["confusion"]) == 2 * NUM_SCANS
+    right = sum(session["accuracy"] * sum(session["counts"]) for session in release["sessions"].values())
+    assert right == pytest.approx(np.trace(release["confusion"])) == pytest.approx(whole["accuracy"] * 2 * NUM_SCANS)
+    surest = [mistake["probability"] for mistake in release["mistakes"]]
+    assert len(surest) == 10 and surest == sorted(surest, reverse=True)
+
+
+def test_what_other_weights_failed_at_is_not_shipped(hub, run, tmp_path):
+    for name in ("failures.json", "failures.png"):
+        (hub / name).write_text("{}")
+    assert publish(run, tmp_path / "fold0", tmp_path / "fold1") == 0
+    assert not list(hub.glob("failures*")) and "failures.png" not in (hub / "README.md").read_text()
 
 
 def test_thresholds_for_deciding_early_are_shipped_and_shown(hub):
@@ -155,14 +168,14 @@ def test_what_scans_of_training_look_like_is_shipped_and_shown(run, tmp_path):
     )
 
 
-def test_the_card_says_what_stands_behind_its_figures(hub):
+def test_the_card_says_what_stands_behind_its_figures(hub, find_tables):
     card, release = ModelCard.load(hub / "README.md"), json.loads((hub / "release.json").read_text())
     assert "None of these figures is of the weights in this folder" in card.text
     assert "2 of 3 folds" in card.text and f"{2 * NUM_SCANS} complete scans" in card.text
     for figures in release["by_lines"].values():
         assert f"{figures['auroc']['mean']:.3f}" in card.text
-    tables = [block for block in card.text.split("\n\n") if block.startswith("|")]
-    assert [block.count("\n") for block in tables] == [4, 3, 8, 7, 7]  # by lines, biases, deciding early, ...
+    # scans, by lines, biases, by state, by session, deciding early, confusion, mistakes
+    assert [len(rows) - 1 for rows in find_tables(card.text)] == [5, 3, 2, 6, 6, 7, 3, 10]
 
 
 def test_the_recipes_travel_without_paths(run, tmp_path):

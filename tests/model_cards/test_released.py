@@ -1,6 +1,7 @@
 """The Hub folders that the project ships: they load as a stranger loads them, and say what they said when made."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from data_scripts import read_scan
+from experiments.card import write_card
 from experiments.release import example_scan
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 
@@ -34,6 +36,25 @@ print(json.dumps([entry["label"] for entry in classify(Image.new("L", (64, 64)),
 """
 
 
+OTHER_WAYS = """
+import torch
+from transformers import AutoConfig, AutoModel
+
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).id2label == model.config.id2label
+inputs = processor(np.load("scan.npy"), return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**inputs).logits
+    bare = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    assert bare(**inputs).last_hidden_state.shape[-1] == model.config.hidden_size
+    for settings in ({"dtype": torch.float16}, {"dtype": torch.bfloat16}, {"attn_implementation": "eager"}):
+        other = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True, **settings).eval()
+        given = {name: each.to(other.dtype) if each.is_floating_point() else each for name, each in inputs.items()}
+        assert (other(**given).logits.float() - logits).abs().max() < 0.3, settings
+    of_surface = AutoModelForImageClassification.from_pretrained(
+        folder, trust_remote_code=True, num_labels=3, ignore_mismatched_sizes=True
+    )
+    assert of_surface(**inputs).logits.shape == (1, 3)
+"""
 STREAM = """
 results = model.streamer(processor, alpha=0.2).update_many(np.load("scan.npy"))
 print(len(results), results[-1].state, results[-1].familiar)
@@ -72,7 +93,7 @@ class TestReleased:
         np.save(tmp_path / "scan.npy", example_scan())
         # no site-packages but those
         before = f"import sys; sys.path.append({str(packages)!r})\nimport numpy as np\n"
-        command = [sys.executable, "-I", "-S", "-c", before + CODE + STREAM, str(folder)]
+        command = [sys.executable, "-I", "-S", "-c", before + CODE + OTHER_WAYS + STREAM, str(folder)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.splitlines()[-1].startswith(f"{len(example_scan())} ")
@@ -90,15 +111,25 @@ class TestReleased:
         largest = next(size for end, size in LARGEST.items() if folder.name.endswith(end))
         assert (folder / "model.safetensors").stat().st_size <= largest
 
+    def test_the_card_is_what_its_result_files_make(self, folder, tmp_path, find_tables):
+        """So no figure on it was typed, and none of another release is left."""
+        copy = tmp_path / folder.name
+        shutil.copytree(folder, copy)
+        (copy / "README.md").unlink()
+        write_card(copy)
+        assert (copy / "README.md").read_text() == (folder / "README.md").read_text()
+        assert len(find_tables((folder / "README.md").read_text())) == 10
+
     def test_the_card_holds_the_figures_of_its_folds(self, folder):
         card, release = ModelCard.load(folder / "README.md"), json.loads((folder / "release.json").read_text())
         assert "None of these figures is of the weights in this folder" in card.text
         assert f"{release['num_scans']} complete scans" in card.text
         for figures in release["by_lines"].values():
-            assert f"| {figures['balanced_accuracy']['mean']:.3f} |" in card.text
+            assert f"| {figures['balanced_accuracy']['mean']:.3f} (" in card.text
             assert f"| {figures['expected_calibration_error']:.3f} |" in card.text
-        whole = {result.metric_type: result.metric_value for result in card.data.eval_results}
-        assert whole["auroc"] == round(release["by_lines"]["whole"]["auroc"]["mean"], 4)
+        results = {(result.dataset_config, result.metric_type): result.metric_value for result in card.data.eval_results}
+        assert results["whole scans", "auroc"] == round(release["by_lines"]["whole"]["auroc"]["mean"], 4)
+        assert results["first 20 lines", "recall_rows"] == round(release["classes"]["20"]["rows"]["recall"], 4)
 
     def test_a_stream_tells_other_surfaces_and_takes_heights_as_measured(self, folder):
         streamer = ScanlineStreamer.from_pretrained(folder, alpha=0.2)
