@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.intervals import FIGURES, figures_by_lines, interval
+from experiments.intervals import FIGURES, figures_by_lines, leads
 from experiments.launch import LAST_EPOCH, Run, execute_all
 from experiments.probabilities import Probabilities
 
@@ -117,20 +117,13 @@ def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             first = of_split[0]
             if other["folds_by_seed"] != first["folds_by_seed"]:
                 continue  # of other scans: no fair comparison
-            for lines, figures in other["figures"].items():
-                for name in FIGURES:
-                    ahead = first["resampled"][lines][name] - other["resampled"][lines][name]
-                    differences.append(
-                        {
-                            "split": split,
-                            "model": first["model"],
-                            "other": other["model"],
-                            "lines": lines,
-                            "figure": name,
-                            "ahead": first["figures"][lines][name]["mean"] - figures[name]["mean"],
-                            "interval": interval(ahead),
-                        }
-                    )
+            models = {"split": split, "model": first["model"], "other": other["model"]}
+            differences += [
+                models | {"lines": lines, "figure": name, "ahead": ahead, "interval": low_high}
+                for lines, name, ahead, low_high in leads(
+                    *((result["figures"], result["resampled"]) for result in (first, other))
+                )
+            ]
     return differences
 
 

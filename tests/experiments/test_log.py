@@ -51,7 +51,6 @@ class TestComparison:
             for verdict in (fabricated_verdict(1.0, seed) for seed in (1, 2))
         ]
         assert verdicts["plain"].figures["whole"]["balanced_accuracy"]["mean"] == pytest.approx(np.mean(expected))
-        assert verdicts["plain"].by_lines["whole"]["balanced_accuracy"] == pytest.approx(np.mean(expected))
 
     def test_differences_are_paired_over_the_same_sessions(self, runs):
         verdicts = verdicts_of(runs)
