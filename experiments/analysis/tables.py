@@ -231,7 +231,7 @@ def lines_table(scored: Mapping[str, Any], title: str = "") -> Table:
     )
 
 
-def class_table(scored: Mapping[str, Any], title: str = "") -> Table:
+def class_table(scored: Mapping[str, Any]) -> Table:
     """Figures of every class on whole scans."""
     return Table(
         ["class", "scans", "precision", "recall", "F1", "AUROC"],
@@ -243,11 +243,10 @@ def class_table(scored: Mapping[str, Any], title: str = "") -> Table:
             ]
             for name, of_class in scored["whole"]["classes"].items()
         ],
-        title,
     )
 
 
-def recall_table(scored: Mapping[str, Any], title: str = "") -> Table:
+def recall_table(scored: Mapping[str, Any]) -> Table:
     """Recall and AUROC of every class by number of lines seen; without rows where nothing is known of them."""
     by_lines, figures = scored["by_lines"], ("recall", "auroc")
     known = [
@@ -267,15 +266,13 @@ def recall_table(scored: Mapping[str, Any], title: str = "") -> Table:
             ]
             for name in (scored["whole"]["classes"] if known else ())
         ],
-        title,
     )
 
 
-def confusion_table(scored: Mapping[str, Any], title: str = "") -> Table:
+def confusion_table(scored: Mapping[str, Any]) -> Table:
     """The confusion matrix, true class by predicted class."""
     names, matrix = scored["label_names"], scored["confusion_matrix"] or []
     return Table(
         ["true \\ predicted", *names],
         [[name, *map(str, row)] for name, row in zip(names, matrix, strict=bool(matrix))],
-        title,
     )
