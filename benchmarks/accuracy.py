@@ -29,11 +29,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.intervals import FIGURES, figures_by_lines, interval
+from experiments.intervals import FIGURES, figures_by_lines, leads
 from experiments.launch import LAST_EPOCH, Run, execute_all
 from experiments.probabilities import Probabilities
 
-RESULTS = Path(__file__).parent / "results"
+from .pages import RESULTS, write
+
 MODELS = ("causal", "lrcn", "cnn", "cnn_padding", "vit", "library_vit", "library_convnext")
 SPLITS = ("random", "sessions")
 NUM_FOLDS = 5
@@ -116,20 +117,13 @@ def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             first = of_split[0]
             if other["folds_by_seed"] != first["folds_by_seed"]:
                 continue  # of other scans: no fair comparison
-            for lines, figures in other["figures"].items():
-                for name in FIGURES:
-                    ahead = first["resampled"][lines][name] - other["resampled"][lines][name]
-                    differences.append(
-                        {
-                            "split": split,
-                            "model": first["model"],
-                            "other": other["model"],
-                            "lines": lines,
-                            "figure": name,
-                            "ahead": first["figures"][lines][name]["mean"] - figures[name]["mean"],
-                            "interval": interval(ahead),
-                        }
-                    )
+            models = {"split": split, "model": first["model"], "other": other["model"]}
+            differences += [
+                models | {"lines": lines, "figure": name, "ahead": ahead, "interval": low_high}
+                for lines, name, ahead, low_high in leads(
+                    *((result["figures"], result["resampled"]) for result in (first, other))
+                )
+            ]
     return differences
 
 
@@ -174,15 +168,10 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
     return [*lines, ""]
 
 
-def report(results: list[dict[str, Any]], folder: Path) -> None:
-    """Writes the results as JSON, as tables, and as a figure."""
-    folder.mkdir(parents=True, exist_ok=True)
-    differences = compare(results)
-    kept = [{name: value for name, value in result.items() if name != "resampled"} for result in results]
-    text = json.dumps({"results": kept, "differences": differences}, indent=1)
-    (folder / "accuracy.json").write_text(text + "\n", encoding="utf-8")
-    lines = [line for split in SPLITS for line in table_of(results, split)]
-    ahead = [entry for entry in differences if entry["lines"] in ("20", "whole")]
+def render(comparison: dict[str, Any]) -> str:
+    """The results as a page."""
+    lines = [line for split in SPLITS for line in table_of(comparison["results"], split)]
+    ahead = [entry for entry in comparison["differences"] if entry["lines"] in ("20", "whole")]
     if ahead:
         lines += ["### How far the first is ahead", "", "| split | of | lines | figure | ahead | interval |"]
         lines += ["|---|---|---|---|---|---|"]
@@ -191,9 +180,15 @@ def report(results: list[dict[str, Any]], folder: Path) -> None:
             f"{entry['ahead']:+.3f} | {entry['interval'][0]:+.3f} to {entry['interval'][1]:+.3f} |"
             for entry in ahead
         ]
-    (folder / "accuracy.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def report(results: list[dict[str, Any]], folder: Path) -> None:
+    """Writes the results as JSON, as tables, and as a figure."""
+    kept = [{name: value for name, value in result.items() if name != "resampled"} for result in results]
+    page = write("accuracy", {"results": kept, "differences": compare(results)}, render, folder)
     draw(results).savefig(folder / "accuracy.png", dpi=120)
-    console.print(Markdown("\n".join(lines)))
+    console.print(Markdown(page))
     console.print(f"Written to {folder}/accuracy.json, .md and .png.")
 
 

@@ -11,7 +11,6 @@ and .md.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,13 @@ from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import GroupKFold
 
 from data_scripts import ScanReadError, read_scan
+from experiments.analysis.tables import markdown_table
 from modeling_scanline import ScanlineImageProcessor
 from modeling_scanline.familiarity_scanline import FeatureAverages, distances
 
+from .pages import RESULTS, write
 from .streams import NUM_LINES, SIMULATION, WIDTH, Scans, load
 
-RESULTS = Path(__file__).parent / "results"
 LINE_COUNTS = (10, 20, 40, 64, 128)
 ALLOWED = 0.05  # of the scans of held-out sessions, flagged
 OTHER_SURFACES = ("si111-7x7", "au111", "cu111")
@@ -74,9 +74,15 @@ def read(path: Path) -> Scans:
     return Scans(np.stack(inputs["pixel_values"]), np.stack(inputs["attention_mask"]).astype(bool), [[]])
 
 
-def table(results: dict[str, Any]) -> str:
+def render(results: dict[str, Any]) -> str:
     """The results as a page."""
-    counts = " | ".join(map(str, results["line_counts"]))
+    rows = [
+        [row["scans"], str(row["number"]), *("" if share is None else f"{share:.3f}" for share in row["flagged"])]
+        for row in results["rows"]
+    ]
+    for row in results["files"]:
+        ratios = ["" if r is None else f"**{r:.2f}**" if r > 1 else f"{r:.2f}" for r in row["ratios"]]
+        rows.append([f"`{row['file']}`", "1", *ratios])
     lines = [
         "# Scans unlike those of training",
         "",
@@ -84,18 +90,7 @@ def table(results: dict[str, Any]) -> str:
         f"sessions; {ALLOWED:.0%} of the scans of held-out sessions may be flagged. Share of scans that are flagged "
         "after so many lines; of a file, its distance as a multiple of the threshold, in bold where it is flagged.",
         "",
-        f"| scans | number | {counts} |",
-        "|---|---|" + "---|" * len(results["line_counts"]),
-    ]
-    for row in results["rows"]:
-        cells = " | ".join("" if share is None else f"{share:.3f}" for share in row["flagged"])
-        lines.append(f"| {row['scans']} | {row['number']} | {cells} |")
-    for row in results["files"]:
-        ratios = [
-            "" if ratio is None else f"**{ratio:.2f}**" if ratio > 1 else f"{ratio:.2f}" for ratio in row["ratios"]
-        ]
-        lines.append(f"| `{row['file']}` | 1 | {' | '.join(ratios)} |")
-    lines += [
+        *markdown_table(["scans", "number", *map(str, results["line_counts"])], rows),
         "",
         "Of held-out sessions, by session: "
         f"{results['sessions_without_any']} of {results['num_sessions']} have no flagged scan after {LINE_COUNTS[-1]} "
@@ -160,10 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "familiarity_lines": LINE_COUNTS,
         "familiarity_thresholds": [round(value, 4) for value in thresholds.tolist()],
     }
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    (arguments.output_dir / "familiarity.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (arguments.output_dir / "familiarity.md").write_text(table(results), encoding="utf-8")
-    console.print(table(results))
+    console.print(write("familiarity", results, render, arguments.output_dir))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """
 Reads broken microscope files, pictures and arrays, and counts those that do more than be refused.
 
-    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/fuzz_readers.py
+    OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.fuzz_readers
 
 Small valid files of every format are mutated: bits flipped, runs of bytes overwritten, cut short, bytes inserted,
 numbers of the header replaced by impossible ones. With them go random bytes under every ending. A read must give a
@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "data_scripts" / "readers"))
 
 from writers import SAMPLES

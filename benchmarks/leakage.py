@@ -1,7 +1,7 @@
 """
 Plants copies among simulated scans and counts which of them the leakage report finds.
 
-    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/leakage.py
+    OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.leakage
 
 A copy is the same surface under the same tip: cut from the larger simulated scan a few pixels away, mirrored and
 turned at random, with another power of the heights, gain and offset, and with noise on top.
@@ -9,7 +9,6 @@ turned at random, with another power of the heights, gain and offset, and with n
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -17,8 +16,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_scripts.near_duplicates import THRESHOLD, TRANSFORMATIONS, find_near_duplicates, transform
 from data_scripts.simulation import SimulationOptions, simulate

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 import run_streaming
-from benchmarks.accuracy import NUM_FOLDS, PUBLISHED, PUBLISHED_SCANS, RESULTS, SPLITS
+from benchmarks.accuracy import NUM_FOLDS, PUBLISHED, PUBLISHED_SCANS, SPLITS
+from benchmarks.pages import RESULTS
 from data_scripts.simulation import TIP_STATES, SimulationOptions, simulate
 from live.picture import PICTURE_SUFFIX
 from live.records import RECORDS_SUFFIX

@@ -1,6 +1,6 @@
 """How many scans the simulator makes in a second of CPU time, on one core, for each surface.
 
-    OMP_NUM_THREADS=1 python benchmarks/simulation.py
+    OMP_NUM_THREADS=1 python -m benchmarks.simulation
 
 CPU time, because other processes take wall time. Surfaces take turns, so that a busy machine slows all of them; the
 median of the rounds is printed with their range.
@@ -8,19 +8,16 @@ median of the rounds is printed with their range.
 
 import os
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # before numpy reads them
+if __name__ == "__main__":
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"  # before numpy reads them
 
-import argparse  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import time
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data_scripts.simulation import SURFACES, SimulationOptions, simulate  # noqa: E402
+from data_scripts.simulation import SURFACES, SimulationOptions, simulate
 
 
 def scans_per_second(surface: str, num_scans: int, start: int, pixels: int) -> float:

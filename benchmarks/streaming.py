@@ -10,30 +10,31 @@ other processes take wall time. Then one stream of ten hours, whose memory is wa
 
 import os
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # before numpy reads them
+if __name__ == "__main__":
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"  # before numpy reads them
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
 
-from modeling_scanline import (  # noqa: E402
+from modeling_scanline import (
     ScanlineCausalConfig,
     ScanlineCausalForImageClassification,
     ScanlineImageProcessor,
 )
-from modeling_scanline.change_scanline import num_change_features  # noqa: E402
-from modeling_scanline.familiarity_scanline import num_familiarity_features  # noqa: E402
+from modeling_scanline.change_scanline import num_change_features
+from modeling_scanline.familiarity_scanline import num_familiarity_features
 
-RESULTS = Path(__file__).parent / "results"
+from .pages import RESULTS, write
+
 WIDTH = 128
 NORMALIZATION = "flat_line"  # as released
 RANGES = ((1, 32), (33, 128), (129, 256), (257, 512))  # lines, both ends included
@@ -93,7 +94,7 @@ def watch_memory(model: ScanlineCausalForImageClassification, num_lines: int, se
     return {"lines": num_lines, "after_a_tenth_mb": settled[0], "least_mb": min(settled), "most_mb": max(settled)}
 
 
-def table(results: dict[str, Any]) -> str:
+def render(results: dict[str, Any]) -> str:
     """The results as a page."""
     memory = results["memory"]
     rows = [
@@ -151,10 +152,7 @@ def main() -> None:
         "times": measure(model, arguments.rounds, arguments.stride, arguments.seed),
         "memory": watch_memory(model, arguments.memory_lines, arguments.seed),
     }
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    (arguments.output_dir / "streaming.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (arguments.output_dir / "streaming.md").write_text(table(results), encoding="utf-8")
-    console.print(table(results))
+    console.print(write("streaming", results, render, arguments.output_dir))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ false alarms per 100 unchanged scans of the fit. Writes tip_change.json, with th
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from sklearn.preprocessing import StandardScaler
 from data_scripts.splits import Split
 from modeling_scanline.change_scanline import LINES_AFTER, LINES_BEFORE, NEIGHBOURS, ChangeDetector, change_features
 
+from .pages import RESULTS, write
 from .streams import NUM_LINES, SIMULATION, WIDTH, Scans, load
 
-RESULTS = Path(__file__).parent / "results"
 METRIC = Path(__file__).parents[1] / "metrics" / "tip_change"
 FIGURES = ("changes", "unchanged_scans", "recall", "precision", "median_delay", "false_alarms_per_100")
 TOLERANCE = 3  # lines
@@ -91,7 +90,7 @@ def find_thresholds(scans: Scans, weights: list[float]) -> dict[float, float]:
     return {budget: float(peaks[number - 1 : number + 1].mean()) for budget, number in allowed.items()}
 
 
-def table(results: dict[str, Any]) -> str:
+def render(results: dict[str, Any]) -> str:
     """The results as a page."""
     lines = [
         "# Where the tip changed\n",
@@ -143,9 +142,7 @@ def main() -> None:
         "change_weights": [round(weight, 6) for weight in weights],
         "change_threshold": shipped,
     }
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    (arguments.output_dir / "tip_change.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (arguments.output_dir / "tip_change.md").write_text(table(results), encoding="utf-8")
+    write("tip_change", results, render, arguments.output_dir)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ are held out, and nothing is chosen on the validation part.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from rich.progress import Progress
 
 from experiments.launch import LAST_EPOCH, Run
 
-RESULTS = Path(__file__).parent / "results"
+from .pages import RESULTS, write
+
 # share of the training labels: epochs, so that few scans get more steps each, and many scans more steps in all
 SHARES = {0.01: 40, 0.05: 25, 0.2: 12, 1.0: 5}
 FIGURES = ("balanced_accuracy", "auroc")
@@ -87,10 +87,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def write(result: dict[str, Any], folder: Path) -> None:
-    """Writes the result as JSON, as a table, and as a figure."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "transfer.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+def render(result: dict[str, Any]) -> str:
+    """The results as a page."""
     scans = sum(result["split"]["counts"]["validation"].values())
     lines = [
         f"Balanced accuracy / AUROC on {scans} real scans (split by {result['split']['method']}, seed "
@@ -105,7 +103,11 @@ def write(result: dict[str, Any], folder: Path) -> None:
     for row in result["rows"]:
         cells = [f"{row[start]['balanced_accuracy']:.3f} / {row[start]['auroc']:.3f}" for start in STARTS]
         lines.append(f"| {row['share']:.0%} | {row['scans']} | {row['epochs']} | {' | '.join(cells)} |")
-    (folder / "transfer.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
+
+
+def draw(result: dict[str, Any]) -> Figure:
+    """Figures against real scans trained on: a column a figure of merit."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     for axis, name in zip(figure.subplots(1, 2), FIGURES, strict=True):
         for start in STARTS:
@@ -118,8 +120,7 @@ def write(result: dict[str, Any], folder: Path) -> None:
         axis.axhline(result["no_real_label"][name], color="grey", linestyle=":", label="simulation only")
         axis.set(xscale="log", xlabel="real scans trained on", ylabel=name.replace("_", " "))
         axis.legend()
-    figure.savefig(folder / "transfer.png", dpi=120)
-    console.print("\n".join(lines))
+    return figure
 
 
 def main() -> None:
@@ -134,7 +135,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42, help="of all runs (42)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
-    write(measure(arguments), arguments.results)
+    result = measure(arguments)
+    console.print(write("transfer", result, render, arguments.results))
+    draw(result).savefig(arguments.results / "transfer.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -75,9 +75,9 @@ class Calibration:
             found.append(fit_calibration(probabilities[given], labels[given]))
         return cls(np.array([temperature for temperature, _ in found]), np.stack([biases for _, biases in found]))
 
-    def rounded(self, decimals: int = 4) -> "Calibration":
-        """The same to a number of decimals."""
-        return Calibration(self.temperatures.round(decimals), self.biases.round(decimals))
+    def rounded(self) -> "Calibration":
+        """The same to four decimals."""
+        return Calibration(self.temperatures.round(4), self.biases.round(4))
 
     def apply(self, verdict: Probabilities) -> Probabilities:
         """The same verdicts, calibrated; a whole scan gets what the last number of lines has."""

@@ -49,11 +49,11 @@ def decide(verdict: Probabilities, threshold: float) -> Decisions:
     return Decisions(np.where(decided, verdict.line_counts[first], 0), decided & (states == verdict.labels))
 
 
-def error_bound(num_wrong: int, num_decided: int, risk: float = RISK) -> float:
-    """The error that is exceeded with probability `risk` at most (Clopper and Pearson 1934); 1 without decisions."""
+def error_bound(num_wrong: int, num_decided: int) -> float:
+    """The error that is exceeded with probability `RISK` at most (Clopper and Pearson 1934); 1 without decisions."""
     if num_wrong >= num_decided:
         return 1.0
-    return float(beta.ppf(1 - risk, num_wrong + 1, num_decided - num_wrong))
+    return float(beta.ppf(1 - RISK, num_wrong + 1, num_decided - num_wrong))
 
 
 def fit_thresholds(verdicts: Sequence[Probabilities], alphas: Sequence[float] = ALPHAS) -> dict[float, float]:

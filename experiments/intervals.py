@@ -1,12 +1,13 @@
 """Figures of merit with intervals that respect sessions: scans of one session are not independent."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .probabilities import Probabilities
 
+Name = TypeVar("Name")
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
 
@@ -79,38 +80,89 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def figures_by_lines(verdicts: Sequence[Probabilities]) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+def with_intervals(
+    figures: Callable[[np.ndarray], dict[Name, float]], groups: np.ndarray, num_resamples: int, seed: int
+) -> dict[Name, dict[str, float | list[float] | None]]:
+    """
+    Figures with 95 % intervals from resamples of whole groups.
+
+    Args:
+        figures: by name, of weights `[num_items]`; may be NaN where a resample lacks what they are about.
+        groups: of each item `[num_items]`.
+        num_resamples: 0 gives no intervals.
+        seed: of the resamples.
+
+    Returns:
+        For each figure `value` and `interval`, both `None` where they cannot be told.
+    """
+    values = figures(np.ones(len(groups)))
+    drawn = [figures(weights) for weights in session_weights(groups, num_resamples, seed)] if len(groups) else []
+    result: dict[Name, dict[str, float | list[float] | None]] = {}
+    for name, value in values.items():
+        known = np.array([other[name] for other in drawn if np.isfinite(other[name])])
+        low_high = list(interval(known)) if len(known) else None
+        result[name] = {"value": float(value) if np.isfinite(value) else None, "interval": low_high}
+    return result
+
+
+Resampled = dict[str, dict[str, np.ndarray]]
+
+
+def figures_by_lines(
+    verdicts: Sequence[Probabilities], resampled_after: Collection[str] | None = None
+) -> tuple[dict[str, Any], Resampled]:
     """
     Figures of the verdicts of several seeds after each number of lines, with intervals over sessions.
 
     Args:
         verdicts: of each seed, all with the same line counts.
+        resampled_after: line counts, and `"whole"`, that are resampled, which takes its time; all without it.
 
     Returns:
-        By line count and `"whole"`, and by figure: `mean`, `by_seed` and `interval`; and the resampled means
-        `[NUM_RESAMPLES]`, for differences: all calls that see the same sessions draw the same ones.
+        By line count and `"whole"`, and by figure: `mean`, `by_seed` and, where resampled, `interval`; and the
+        resampled means `[NUM_RESAMPLES]`, for differences: all calls that see the same sessions draw the same ones.
     """
     groups = np.unique(np.concatenate([verdict.groups for verdict in verdicts]))
     drawn = session_weights(groups, NUM_RESAMPLES)
     figures: dict[str, Any] = {}
-    resampled: dict[str, dict[str, np.ndarray]] = {}
+    resampled: Resampled = {}
     for index, key in enumerate([*map(str, verdicts[0].line_counts), "whole"]):
         values: dict[str, list[np.ndarray]] = {name: [] for name in FIGURES}
+        drawn_now = drawn if resampled_after is None or key in resampled_after else drawn[:0]
         for verdict in verdicts:
             probabilities = verdict.whole if key == "whole" else verdict.by_lines[index]
             # no verdict yet is no better than a guess
             probabilities = np.nan_to_num(probabilities, nan=1 / probabilities.shape[-1])
-            weights = np.vstack([np.ones(len(verdict.groups)), drawn[:, np.searchsorted(groups, verdict.groups)]])
+            weights = np.vstack([np.ones(len(verdict.groups)), drawn_now[:, np.searchsorted(groups, verdict.groups)]])
             for name, figure in FIGURES.items():
                 values[name].append(figure(probabilities, verdict.labels, weights))
         means = {name: np.mean(of_seeds, axis=0) for name, of_seeds in values.items()}
-        resampled[key] = {name: mean[1:] for name, mean in means.items()}
         figures[key] = {
-            name: {
-                "mean": float(mean[0]),
-                "by_seed": [float(of_seed[0]) for of_seed in values[name]],
-                "interval": interval(mean[1:]),
-            }
+            name: {"mean": float(mean[0]), "by_seed": [float(of_seed[0]) for of_seed in values[name]]}
             for name, mean in means.items()
         }
+        if len(drawn_now):
+            resampled[key] = {name: mean[1:] for name, mean in means.items()}
+            for name, of_name in resampled[key].items():
+                figures[key][name]["interval"] = interval(of_name)
     return figures, resampled
+
+
+def leads(
+    first: tuple[dict[str, Any], Resampled], other: tuple[dict[str, Any], Resampled]
+) -> Iterator[tuple[str, str, float, tuple[float, float]]]:
+    """
+    How far the one is ahead of the other on the same scans, paired over the resampled sessions.
+
+    Args:
+        first: figures and resampled means, as [`figures_by_lines`] gives them.
+        other: the same.
+
+    Yields:
+        Number of lines or `"whole"`, name of the figure, the lead (negative if it is behind), its interval; for all
+        numbers of lines after which both were resampled.
+    """
+    for lines in (lines for lines in first[1] if lines in other[1]):
+        for name in FIGURES:
+            lead = first[0][lines][name]["mean"] - other[0][lines][name]["mean"]
+            yield lines, name, lead, interval(first[1][lines][name] - other[1][lines][name])

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,9 +131,7 @@ class Run:
         return summary
 
 
-def execute_all(
-    runs: Sequence[Run], jobs: int, console: Console, done: Callable[[Run], None] = lambda run: None
-) -> list[str]:
+def execute_all(runs: Sequence[Run], jobs: int, console: Console) -> list[str]:
     """
     Executes runs, `jobs` at once, each with its share of the cores, and the accelerators in turn.
 
@@ -151,7 +149,6 @@ def execute_all(
             environment = slots.get()
             try:
                 run.execute(environment)
-                done(run)
             except (RuntimeError, ValueError) as error:
                 return str(error)
             finally:

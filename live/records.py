@@ -1,8 +1,6 @@
 """A scan's results as JSON, one line each: the same from whatever the lines came from."""
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from modeling_scanline.streaming_scanline import LineResult
@@ -27,8 +25,3 @@ def to_record(result: LineResult, labels: Iterable[str]) -> dict[str, Any]:
         "change_line": result.change_line,
         "unfamiliarity": None if result.unfamiliarity is None else round(result.unfamiliarity, 6),
     }
-
-
-def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Writes records, a line each."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -90,10 +90,9 @@ def measured_coefficients(tips: Tips, harmonics: np.ndarray, structure_factors: 
     return CORRUGATION * structure_factors * tip_transfer(tips, harmonics)
 
 
-def tip_state(tips: Tips, surface: Surface, strictness: float = 1.0) -> np.ndarray:
+def tip_state(tips: Tips, surface: Surface) -> np.ndarray:
     """Names what each tip resolves, index into TIP_STATES, int64 [num_tips]; see :meth:`Surface.name_states`."""
-    coefficients = measured_coefficients(tips, surface.harmonics, surface.structure_factors)
-    return surface.name_states(coefficients, strictness)
+    return surface.name_states(measured_coefficients(tips, surface.harmonics, surface.structure_factors))
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

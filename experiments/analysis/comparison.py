@@ -4,13 +4,13 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from ..intervals import FIGURES, figures_by_lines, interval
+from ..intervals import Resampled, figures_by_lines, leads
 from ..probabilities import Probabilities
 from .record import COMPLETE, RunRecord
 
@@ -37,9 +37,8 @@ class Verdict:
     Attributes:
         experiment: whose runs they are.
         scans: stands for the scans, their labels, and the seeds that they belong to; alike where a comparison is fair.
-        figures: after 20 lines, if it was scored there, and of whole scans; see [`figures_by_lines`].
-        resampled: the same of resampled sessions.
-        by_lines: means over the seeds after each number of lines, and of whole scans.
+        figures: after each number of lines, and of whole scans; see [`figures_by_lines`].
+        resampled: of resampled sessions, after `COMPARED_LINES`.
         num_scans: how many scans, in the mean over the seeds.
         num_sessions: how many sessions they come from.
         seeds: how many verdicts were averaged.
@@ -48,8 +47,7 @@ class Verdict:
     experiment: Experiment
     scans: str
     figures: dict[str, Any]
-    resampled: dict[str, dict[str, np.ndarray]]
-    by_lines: dict[str, dict[str, float]]
+    resampled: Resampled
     num_scans: int
     num_sessions: int
     seeds: int
@@ -143,40 +141,16 @@ def judge(experiment: Experiment) -> tuple[Verdict | None, list[tuple[str, str]]
     if not seeds:
         return None, problems
     verdicts = list(seeds.values())
-    # resampling takes its time: where nothing is compared, the figures do without
-    compared = [place for place, count in enumerate(verdicts[0].line_counts) if str(count) in COMPARED_LINES]
-    figures, resampled = figures_by_lines(
-        [replace(v, line_counts=v.line_counts[compared], by_lines=v.by_lines[compared]) for v in verdicts]
-    )
+    figures, resampled = figures_by_lines(verdicts, COMPARED_LINES)
     return Verdict(
         experiment,
         _scans(seeds),
         figures,
         resampled,
-        by_lines=_means_by_lines(verdicts),
         num_scans=round(float(np.mean([len(verdict.labels) for verdict in verdicts]))),
         num_sessions=len(np.unique(np.concatenate([verdict.groups for verdict in verdicts]))),
         seeds=len(seeds),
     ), problems
-
-
-def _means_by_lines(verdicts: Sequence[Probabilities]) -> dict[str, dict[str, float]]:
-    means: dict[str, dict[str, float]] = {}
-    for place, key in enumerate([*map(str, verdicts[0].line_counts), "whole"]):
-        of_seeds = [(v.whole if key == "whole" else v.by_lines[place], v.labels) for v in verdicts]
-        means[key] = {
-            name: float(
-                np.mean(
-                    [
-                        # no verdict yet is no better than a guess
-                        figure(np.nan_to_num(of_seed, nan=1 / of_seed.shape[1]), labels, np.ones((1, len(labels))))
-                        for of_seed, labels in of_seeds
-                    ]
-                )
-            )
-            for name, figure in FIGURES.items()
-        }
-    return means
 
 
 def _load(run: RunRecord) -> Probabilities:
@@ -231,21 +205,17 @@ def compare(first: Verdict, other: Verdict) -> list[Difference]:
     if first.scans != other.scans:
         raise ValueError(f"{first.experiment.name} and {other.experiment.name} were not scored on the same scans.")
     differences = []
-    for lines in COMPARED_LINES:
-        if lines not in first.figures or lines not in other.figures:
-            continue
-        for figure in FIGURES:
-            one, two = first.figures[lines][figure], other.figures[lines][figure]
-            ahead = one["mean"] - two["mean"]
-            better, worse = (one, two) if ahead >= 0 else (two, one)
-            resampled = first.resampled[lines][figure] - other.resampled[lines][figure]
-            differences.append(
-                Difference(
-                    lines,
-                    figure,
-                    ahead,
-                    interval(resampled) if first.has_intervals else None,
-                    seeds_overlap=min(better["by_seed"]) <= max(worse["by_seed"]),
-                )
+    both = ((verdict.figures, verdict.resampled) for verdict in (first, other))
+    for lines, figure, ahead, low_high in leads(*both):
+        better, worse = (first, other) if ahead >= 0 else (other, first)
+        best, worst = (verdict.figures[lines][figure]["by_seed"] for verdict in (better, worse))
+        differences.append(
+            Difference(
+                lines,
+                figure,
+                ahead,
+                low_high if first.has_intervals else None,
+                seeds_overlap=min(best) <= max(worst),
             )
+        )
     return differences

@@ -29,14 +29,11 @@ def ranked(runs: Sequence[RunRecord]) -> tuple[list[list[Verdict]], list[str]]:
     return groups, [f"{', '.join(names)}: {why}" for why, names in problems.items()]
 
 
-def figure_cell(verdict: Verdict, lines: str, figure: str) -> str:
-    """A mean with its interval; a dash where the model was not scored after so many lines."""
-    values = verdict.figures.get(lines, {}).get(figure)
-    if values is None:
-        return NONE
-    return f"{values['mean']:.3f}" + (
-        " [{:.3f}, {:.3f}]".format(*values["interval"]) if verdict.has_intervals else " (no interval)"
-    )
+def figure_cell(verdict: Verdict, figure: str) -> str:
+    """A mean on whole scans with its interval."""
+    values = verdict.figures["whole"][figure]
+    low_high = "[{:.3f}, {:.3f}]".format(*values["interval"]) if verdict.has_intervals else "(no interval)"
+    return f"{values['mean']:.3f} {low_high}"
 
 
 def difference_cell(difference: Difference) -> str:
@@ -53,7 +50,7 @@ def ranking_table(group: Sequence[Verdict]) -> Table:
     rows = []
     for place, verdict in enumerate(group):
         cells = [f"{place + 1}. {verdict.experiment.name}", str(verdict.seeds)]
-        cells += [figure_cell(verdict, "whole", figure) for figure in FIGURES]
+        cells += [figure_cell(verdict, figure) for figure in FIGURES]
         for above in (group[0], group[place - 1]):
             cells.append(difference_cell(_whole(verdict, above)) if place else NONE)
         rows.append(cells)
@@ -72,7 +69,7 @@ def _whole(one: Verdict, other: Verdict) -> Difference:
 
 def lines_ranking_table(group: Sequence[Verdict]) -> Table:
     """Balanced accuracy and AUROC of each after each number of lines."""
-    counts = sorted({int(lines) for verdict in group for lines in verdict.by_lines if lines != "whole"})
+    counts = sorted({int(lines) for verdict in group for lines in verdict.figures if lines != "whole"})
     keys = [*map(str, counts), "whole"]
     return Table(
         ["balanced accuracy / AUROC after", *keys[:-1], "whole scan"],
@@ -80,8 +77,8 @@ def lines_ranking_table(group: Sequence[Verdict]) -> Table:
             [
                 verdict.experiment.name,
                 *(
-                    " / ".join(f"{verdict.by_lines[key][figure]:.3f}" for figure in FIGURES)
-                    if key in verdict.by_lines
+                    " / ".join(f"{verdict.figures[key][figure]['mean']:.3f}" for figure in FIGURES)
+                    if key in verdict.figures
                     else NONE
                     for key in keys
                 ),

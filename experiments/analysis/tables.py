@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -27,6 +27,13 @@ ASCENDING = {"run", "state", "model", "split", "seed", "fold", "best_loss", "lat
              "calibration_error", "num_parameters", "seconds"}  # fmt: skip
 
 
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], rule: str = "---") -> list[str]:
+    """Lines of a table; bars within cells are escaped. `rule` is that of all columns but the first."""
+    lines = [" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) for row in (headings, *rows)]
+    head, *rest = (f"| {line} |" for line in lines)
+    return [head, "|---" + f"|{rule}" * (len(headings) - 1) + "|", *rest]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text. The first column is aligned to the left, the others to the right."""
@@ -36,12 +43,8 @@ class Table:
     title: str = ""
 
     def markdown(self) -> list[str]:
-        """Its lines; bars within cells are escaped."""
-        if not self.rows:
-            return []
-        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (self.headings, *self.rows)]
-        head, *rows = (f"| {' | '.join(row)} |" for row in cells)
-        return [head, "|---|" + "---:|" * (len(self.headings) - 1), *rows, ""]
+        """Its lines and an empty one; nothing without rows."""
+        return [*markdown_table(self.headings, self.rows, "---:"), ""] if self.rows else []
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -228,7 +231,7 @@ def lines_table(scored: Mapping[str, Any], title: str = "") -> Table:
     )
 
 
-def class_table(scored: Mapping[str, Any], title: str = "") -> Table:
+def class_table(scored: Mapping[str, Any]) -> Table:
     """Figures of every class on whole scans."""
     return Table(
         ["class", "scans", "precision", "recall", "F1", "AUROC"],
@@ -240,11 +243,10 @@ def class_table(scored: Mapping[str, Any], title: str = "") -> Table:
             ]
             for name, of_class in scored["whole"]["classes"].items()
         ],
-        title,
     )
 
 
-def recall_table(scored: Mapping[str, Any], title: str = "") -> Table:
+def recall_table(scored: Mapping[str, Any]) -> Table:
     """Recall and AUROC of every class by number of lines seen; without rows where nothing is known of them."""
     by_lines, figures = scored["by_lines"], ("recall", "auroc")
     known = [
@@ -264,15 +266,13 @@ def recall_table(scored: Mapping[str, Any], title: str = "") -> Table:
             ]
             for name in (scored["whole"]["classes"] if known else ())
         ],
-        title,
     )
 
 
-def confusion_table(scored: Mapping[str, Any], title: str = "") -> Table:
+def confusion_table(scored: Mapping[str, Any]) -> Table:
     """The confusion matrix, true class by predicted class."""
     names, matrix = scored["label_names"], scored["confusion_matrix"] or []
     return Table(
         ["true \\ predicted", *names],
         [[name, *map(str, row)] for name, row in zip(names, matrix, strict=bool(matrix))],
-        title,
     )

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from experiments.intervals import FIGURES, auroc, balanced_accuracy, interval, session_weights
+from experiments.intervals import FIGURES, auroc, balanced_accuracy, interval, session_weights, with_intervals
 
 quick = settings(deadline=None, derandomize=True, max_examples=30)
 
@@ -60,3 +60,17 @@ class TestSessions:
             for groups in (np.arange(600), np.repeat(np.arange(20), 30))
         ]
         assert widths[1] > 4 * widths[0]
+
+
+def test_intervals_are_wide_where_groups_differ_and_drop_what_cannot_be_told():
+    values = np.repeat([0.0, 1.0], 50)
+
+    def figures(weights):
+        return {"mean": weights @ values / weights.sum(), "none": np.nan}
+
+    by_group = with_intervals(figures, np.repeat(["a", "b"], 50), 100, 0)
+    by_item = with_intervals(figures, np.arange(100).astype(str), 100, 0)
+    assert by_group["mean"] == {"value": 0.5, "interval": [0.0, 1.0]}
+    low, high = by_item["mean"]["interval"]
+    assert 0.3 < low < 0.5 < high < 0.7
+    assert by_group["none"] == {"value": None, "interval": None}

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from data_scripts.builders.hsi100 import SPM_TOOLBOX_BOXES, SPM_TOOLBOX_CLASSES
-from experiments.label_noise import combine_runs, load_votes, main
+from experiments.label_noise import main
+from experiments.labels.verdicts import combine_runs
+from experiments.labels.votes import load_votes
 from experiments.probabilities import Probabilities
 
 NAMES = list(SPM_TOOLBOX_CLASSES)

@@ -51,7 +51,6 @@ class TestComparison:
             for verdict in (fabricated_verdict(1.0, seed) for seed in (1, 2))
         ]
         assert verdicts["plain"].figures["whole"]["balanced_accuracy"]["mean"] == pytest.approx(np.mean(expected))
-        assert verdicts["plain"].by_lines["whole"]["balanced_accuracy"] == pytest.approx(np.mean(expected))
 
     def test_classes_without_a_scan_do_not_keep_runs_apart(self, runs):
         for path in (runs / "poor_seed1", runs / "poor_seed2"):

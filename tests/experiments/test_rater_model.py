@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from experiments.rater_model import (
+from experiments.labels.rater_model import (
     AMBIGUOUS,
     CLEAR,
     EMPTY,
@@ -20,7 +20,6 @@ from experiments.rater_model import (
     pair_votes,
     score_of_truth,
     third_given_two,
-    with_intervals,
 )
 
 PRIOR = np.array([0.2, 0.5, 0.3])
@@ -167,17 +166,3 @@ def test_score_of_the_truth_is_that_of_simulated_votes():
 
 def test_nothing_scored_has_no_score():
     assert np.isnan(list(score_of_truth(balanced_model(), np.zeros((3, 2))).values())).all()
-
-
-def test_intervals_are_wide_where_groups_differ_and_drop_what_cannot_be_told():
-    values = np.repeat([0.0, 1.0], 50)
-
-    def figures(weights):
-        return {"mean": weights @ values / weights.sum(), "none": np.nan}
-
-    by_group = with_intervals(figures, np.repeat(["a", "b"], 50), 100, 0)
-    by_item = with_intervals(figures, np.arange(100).astype(str), 100, 0)
-    assert by_group["mean"] == {"value": 0.5, "interval": [0.0, 1.0]}
-    low, high = by_item["mean"]["interval"]
-    assert 0.3 < low < 0.5 < high < 0.7
-    assert by_group["none"] == {"value": None, "interval": None}

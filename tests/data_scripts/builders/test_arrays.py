@@ -104,8 +104,7 @@ class TestNpz:
                 load("npz", data_dir)
 
 
-CLASSES = ["Asymmetries", "Individual Atoms", "Dimers", "Rows", "Tip Change", "Bad/Blurry"]
-MERGED = [1, 0, 1, 2, 3, 3]  # the class of each, in the order of individual_atoms, asymmetries_dimers, rows, defect
+MERGED = [1, 0, 1, 2, 3, 3]  # class of each box, in the order of individual_atoms, asymmetries_dimers, rows, defect
 
 
 @pytest.fixture(scope="module")

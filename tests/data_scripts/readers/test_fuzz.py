@@ -1,6 +1,4 @@
-import importlib.util
 import os
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -8,22 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import fuzz_readers as fuzzer
 from data_scripts.readers import READERS
 
-FILE = Path(__file__).resolve().parents[3] / "benchmarks" / "fuzz_readers.py"
 
-
-@pytest.fixture(scope="module")
-def fuzzer():
-    """The command, as a module."""
-    spec = importlib.util.spec_from_file_location("fuzz_readers", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_whatever_is_in_a_file_it_is_a_scan_or_refused(fuzzer, tmp_path):
+def test_whatever_is_in_a_file_it_is_a_scan_or_refused(tmp_path):
     for kind in fuzzer.FORMATS:
         make = fuzzer.Maker(kind, count=60, num_random=20, seed=1)
         tally = fuzzer.fuzz(make, tmp_path)
@@ -32,7 +19,7 @@ def test_whatever_is_in_a_file_it_is_a_scan_or_refused(fuzzer, tmp_path):
         assert tally.refusals > 0 and (tally.scans > 0 or kind == fuzzer.RANDOM)
 
 
-def test_same_seed_same_files(fuzzer):
+def test_same_seed_same_files():
     one, other, third = (fuzzer.Maker("sxm", 9, 9, seed) for seed in (0, 0, 1))
     assert [one(number) for number in range(9)] == [other(number) for number in range(9)]
     assert one(0) != third(0)
@@ -71,7 +58,7 @@ def _warn(*_):
         (lambda *_: time.sleep(60), "does not end within"),
     ],
 )
-def test_failures_are_found(reader, found, fuzzer, tmp_path, monkeypatch):
+def test_failures_are_found(reader, found, tmp_path, monkeypatch):
     monkeypatch.setitem(READERS, ".npy", reader)
     monkeypatch.setattr(fuzzer, "TIME_LIMIT", -0.5 if "end" in found else 5.0)
     make = fuzzer.Maker("npy", count=2, num_random=1, seed=0)

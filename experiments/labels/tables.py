@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..analysis.tables import markdown_table
 from .rater_model import TRUTH_FIGURES, VOTE_KINDS
 
 FIGURE_NAMES = dict(
@@ -175,14 +176,7 @@ def to_markdown(report: dict[str, Any]) -> str:
         + (f" Runs ({report['part']}): {', '.join(report['run_names'])}." if report["run_names"] else ""),
     ]
     for section in sections(report):
-        lines += [
-            "",
-            f"## {section.title}",
-            "",
-            f"| {' | '.join(section.columns)} |",
-            "|---" * len(section.columns) + "|",
-        ]
-        lines += [f"| {' | '.join(row)} |" for row in section.rows]
+        lines += ["", f"## {section.title}", "", *markdown_table(section.columns, section.rows)]
         if section.note:
             lines += ["", section.note]
     return "\n".join(lines) + "\n"

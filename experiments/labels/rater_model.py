@@ -4,15 +4,11 @@ Everything here counts votes; who gave them is not known, and needs not be: vote
 the same people.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
-from .intervals import interval, session_weights
-
-Name = TypeVar("Name")
 TRUTH_FIGURES = ("accuracy", "balanced_accuracy", "auroc", "auroc_of_labels")
 CLEAR, AMBIGUOUS, MIXED, EMPTY = VOTE_KINDS = ("clear", "ambiguous", "mixed", "empty")
 
@@ -239,28 +235,3 @@ def _auroc(scores: np.ndarray, joint: np.ndarray, label: int) -> float:
         return float("nan")
     above = (np.sign(scores[:, None] - scores) + 1) / 2
     return float(positive @ above @ (others / others.sum()))
-
-
-def with_intervals(
-    figures: Callable[[np.ndarray], dict[Name, float]], groups: np.ndarray, num_resamples: int, seed: int
-) -> dict[Name, dict[str, float | list[float] | None]]:
-    """
-    Figures with 95 % intervals from resamples of whole groups.
-
-    Args:
-        figures: by name, of weights `[num_items]`; may be NaN where a resample lacks what they are about.
-        groups: of each item `[num_items]`.
-        num_resamples: 0 gives no intervals.
-        seed: of the resamples.
-
-    Returns:
-        For each figure `value` and `interval`, both `None` where they cannot be told.
-    """
-    values = figures(np.ones(len(groups)))
-    drawn = [figures(weights) for weights in session_weights(groups, num_resamples, seed)] if len(groups) else []
-    result: dict[Name, dict[str, float | list[float] | None]] = {}
-    for name, value in values.items():
-        known = np.array([other[name] for other in drawn if np.isfinite(other[name])])
-        low_high = list(interval(known)) if len(known) else None
-        result[name] = {"value": float(value) if np.isfinite(value) else None, "interval": low_high}
-    return result
