@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..run_folder import ARGUMENTS_FILE, METRICS_FILE, NOTES_FILE, RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE
+from ..run_folder import ARGUMENTS_FILE, METRICS_FILE, NOTES_FILE, PATHS, RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE
 from .history import History, is_earlier, read_history
 
 COMPLETE, UNFINISHED, BROKEN = "complete", "unfinished", "broken"
 CONFIG_FILE = "config.json"
+START = "model_name_or_path"  # a path, but also what was tried
 # of the machine and the day, not of what was tried
 OF_THE_MACHINE = {
-    "output_dir", "runs_dir", "data_dir", "cache_dir", "split_file", "predict_dir", "debug", "disable_tqdm",
-    "report_to", "use_cpu", "keep_in_memory", "dataloader_pin_memory", "dataloader_num_workers", "logging_strategy",
-    "save_strategy", "save_total_limit", "resume_from_checkpoint", "remove_unused_columns", "do_train", "do_eval",
-    "do_predict", "restore_callback_states_from_checkpoint", "per_device_eval_batch_size", "run_name", "project",
-    "logging_dir",
-}  # fmt: skip
+    *PATHS, "debug", "disable_tqdm", "report_to", "use_cpu", "keep_in_memory", "dataloader_pin_memory",
+    "dataloader_num_workers", "logging_strategy", "save_strategy", "save_total_limit", "resume_from_checkpoint",
+    "remove_unused_columns", "do_train", "do_eval", "do_predict", "restore_callback_states_from_checkpoint",
+    "per_device_eval_batch_size", "run_name", "project", "logging_dir",
+} - {START}  # fmt: skip
 OF_SCORING = {"eval_line_counts", "eval_strategy"}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -90,8 +90,8 @@ class RunRecord:
             last = history.epochs[-1] if len(history) else 0
             problems.append(f"{last:g}{of_planned} epochs, no {SUMMARY_FILE}: still going on, or stopped.")
         kept = {name: value for name, value in recipe.items() if name not in OF_THE_MACHINE}
-        if kept.get("model_name_or_path"):
-            kept["model_name_or_path"] = Path(str(kept["model_name_or_path"])).name
+        if kept.get(START):
+            kept[START] = Path(str(kept[START])).name
         return cls(
             folder, name or folder.name, state, " ".join(problems) or None, history, summary, kept, config, notes
         )

@@ -11,7 +11,6 @@ from test_card import leave_run
 from data_scripts.source import ScanSource
 from data_scripts.splits import Split
 from experiments.failures import Streamed, choose_worst, main
-from modeling_scanline import ScanlineCausalConfig, ScanlineCausalForImageClassification, ScanlineImageProcessor
 from modeling_scanline.streaming_scanline import LineResult
 
 STATES = ["individual_atoms", "asymmetries_dimers", "rows", "generic_defect"]
@@ -62,15 +61,8 @@ def test_the_worst_of_each_kind_is_chosen():
 
 
 @pytest.fixture
-def run(tmp_path) -> Path:
-    folder = leave_run(tmp_path / "run")
-    config = ScanlineCausalConfig(
-        pixels_per_line=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        tokenizer_channels=[4], tokenizer_kernel_sizes=[3], id2label=dict(enumerate(STATES)),
-    )  # fmt: skip
-    ScanlineCausalForImageClassification(config).save_pretrained(folder)
-    ScanlineImageProcessor(pixels_per_line=32).save_pretrained(folder)
-    return folder
+def run(tmp_path, save_tiny) -> Path:
+    return save_tiny(leave_run(tmp_path / "run"), STATES)
 
 
 def flags(run: Path, *more: str) -> list[str]:

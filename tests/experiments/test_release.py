@@ -14,12 +14,7 @@ from data_scripts.splits import Split
 from experiments.calibration import Calibration
 from experiments.probabilities import Probabilities
 from experiments.release import main
-from modeling_scanline import (
-    ScanlineCausalConfig,
-    ScanlineCausalForImageClassification,
-    ScanlineImageProcessor,
-    ScanlineStreamer,
-)
+from modeling_scanline import ScanlineStreamer
 from modeling_scanline.change_scanline import num_change_features
 from modeling_scanline.familiarity_scanline import num_familiarity_features
 
@@ -54,14 +49,8 @@ def leave_fold(folder: Path, fold: int, **changes) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path) -> Path:
-    config = ScanlineCausalConfig(
-        pixels_per_line=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        tokenizer_channels=[4], tokenizer_kernel_sizes=[3], id2label=dict(enumerate(NAMES)),
-    )  # fmt: skip
-    folder = tmp_path / "run"
-    ScanlineCausalForImageClassification(config).save_pretrained(folder)
-    ScanlineImageProcessor(pixels_per_line=32).save_pretrained(folder)
+def run(tmp_path, save_tiny) -> Path:
+    folder = save_tiny(tmp_path / "run", NAMES)
     (folder / "summary.json").write_text(json.dumps(summary(0)))
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "split": "all"}))
     return folder

@@ -5,26 +5,19 @@ import pytest
 from transformers import set_seed
 
 from live.recorder import Recorder
-from modeling_scanline import ScanlineCausalConfig, ScanlineCausalForImageClassification, ScanlineImageProcessor
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 
-LABELS = {0: "individual_atoms", 1: "rows", 2: "generic_defect"}
+LABELS = ["individual_atoms", "rows", "generic_defect"]
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory) -> Path:
+def model(tmp_path_factory, save_tiny) -> Path:
     """Folder of a tiny model that decides, after 4 or 16 lines."""
     set_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    config = ScanlineCausalConfig(
-        pixels_per_line=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        tokenizer_channels=[4], tokenizer_kernel_sizes=[3], sliding_window=16, id2label=LABELS,
-        calibration_lines=[4, 16], calibration_temperatures=[1.0, 1.0], decision_alphas=[0.1],
-        decision_thresholds=[0.3],
+    return save_tiny(
+        tmp_path_factory.mktemp("model"), LABELS, sliding_window=16, calibration_lines=[4, 16],
+        calibration_temperatures=[1.0, 1.0], decision_alphas=[0.1], decision_thresholds=[0.3],
     )  # fmt: skip
-    ScanlineCausalForImageClassification(config).save_pretrained(folder)
-    ScanlineImageProcessor(pixels_per_line=32).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
