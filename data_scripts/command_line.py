@@ -47,6 +47,8 @@ def run_command(command: Callable[[], Any]) -> int:
         command()
     except BAD_INPUT as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        console.print(f"Error: {' '.join(lines[:3]) or type(error).__name__}", soft_wrap=True, highlight=False)
+        console.print(
+            f"Error: {' '.join(lines[:3]) or type(error).__name__}", soft_wrap=True, highlight=False, markup=False
+        )
         return 2
     return 0

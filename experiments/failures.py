@@ -226,7 +226,8 @@ def find_failures(source: ScanSource, arguments: FailureArguments) -> dict[str, 
     console.print(
         f"{len(streamed)} {failures['scans']}: the state of {failures['wrong']} was wrong in the end, "
         f"{failures['missed']} of {failures['changes']} tip changes were missed, {failures['false_alarms']} found "
-        f"where there was none. The worst are in {folder / FAILURES_PICTURE} and in the card."
+        f"where there was none. The worst are in {folder / FAILURES_PICTURE} and in the card.",
+        markup=False,
     )
     return failures
 

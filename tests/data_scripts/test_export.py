@@ -104,3 +104,10 @@ def test_bad_input_is_one_sentence(tmp_path, capsys):
     assert export.main(["--dataset", "npz", "--data_dir", "nowhere.npz", "--output_dir", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("Error: dataset npz needs data_dir") and error.count("\n") == 1
+
+
+def test_a_name_in_brackets_is_seen_in_the_error(tmp_path, capsys):
+    """Brackets are how colours are asked for on a terminal."""
+    flags = ["--dataset", "folder", "--data_dir", str(tmp_path / "[red]"), "--output_dir", str(tmp_path / "out")]
+    assert export.main(flags) == 2
+    assert "[red]" in capsys.readouterr().err
