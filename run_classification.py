@@ -63,12 +63,13 @@ from experiments.run_folder import METRICS_FILE, SPLIT_FILE, machine, write_reci
 from experiments.scoring import TipStateScorer, score_part, split_outputs
 from experiments.trainer import ScanlineTrainer
 from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineImageProcessor
+from modeling_scanline.configuration_scanline import CALIBRATION_ENTRIES
 
 logger = logging.getLogger("run_classification")
 console = Console()
 # entries of a configuration that hold for the weights and the scans they were found with
 FOUND_AFTER_TRAINING = (
-    "calibration_lines", "calibration_temperatures", "calibration_biases", "decision_alphas", "decision_thresholds",
+    *CALIBRATION_ENTRIES,
     "familiarity_mean", "familiarity_whitening", "familiarity_lines", "familiarity_thresholds",
 )  # fmt: skip
 MAX_TRAIN_SCORED = 2000  # training scans that are scored at the end, evenly from all

@@ -1,6 +1,8 @@
 # Copyright 2026 The Scanline developers. Licensed under the Apache License, Version 2.0.
 """Configurations of the Scanline models. They travel to the Hub with the weights."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -8,6 +10,10 @@ from transformers.activations import ACT2FN
 LINE_LOSS_WEIGHTINGS = ("uniform", "linear", "last")
 POSITION_EMBEDDING_TYPES = ("rotary", "sinusoidal")
 TOKENIZER_POOLINGS = ("mean", "mean_max")
+# what was found for one classifier: for the logits that it gives
+CALIBRATION_ENTRIES = (
+    "calibration_lines", "calibration_temperatures", "calibration_biases", "decision_alphas", "decision_thresholds",
+)  # fmt: skip
 
 
 def check_at_least_one(config: PreTrainedConfig, *names: str) -> None:
@@ -60,6 +66,15 @@ class ScanlineConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     class_weights: list[float | int] | None = None
     label_smoothing: float | int = 0.0
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Another number of states makes a new classifier: what was found for the saved one is left out."""
+        saved = len(config_dict.get("id2label") or range(2))  # where nothing is said, the library's default
+        if (kwargs.get("num_labels") or len(kwargs.get("id2label") or range(saved))) != saved:
+            found = ("class_weights", *CALIBRATION_ENTRIES)
+            config_dict = {name: value for name, value in config_dict.items() if name not in found}
+        return super().from_dict(config_dict, **kwargs)
 
     def validate_lines(self) -> None:
         """Raises `ValueError` for scans without a line or a pixel."""

@@ -5,6 +5,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDa
 from transformers import AutoConfig
 
 from modeling_scanline import ScanlineCausalConfig, ScanlineCNNConfig, ScanlineLRCNConfig, ScanlineViTConfig
+from modeling_scanline.configuration_scanline import CALIBRATION_ENTRIES
 
 BOTH = pytest.mark.parametrize("config_class", [ScanlineViTConfig, ScanlineCausalConfig])
 EVERY = pytest.mark.parametrize(
@@ -261,3 +262,30 @@ def test_impossible_familiarity_is_refused(changes, reason):
     ScanlineCausalConfig(**FAMILIARITY)
     with pytest.raises(StrictDataclassClassValidationError, match=reason):
         ScanlineCausalConfig(**{**FAMILIARITY, **changes})
+
+
+@pytest.mark.parametrize(
+    "states",
+    [{"num_labels": 3}, {"id2label": {0: "step", 1: "terrace", 2: "noise"}}],
+    ids=lambda states: next(iter(states)),
+)
+def test_another_number_of_states_leaves_out_what_was_found_for_the_saved_classifier(states, tmp_path):
+    """As for another surface: neither the calibration nor the weights of four classes mean anything for three."""
+    saved = ScanlineCausalConfig(
+        num_labels=4,
+        class_weights=[1.0, 2.0, 3.0, 4.0],
+        calibration_lines=[5],
+        calibration_temperatures=[1.5],
+        calibration_biases=[[0.1, 0.2, 0.3, 0.4]],
+        decision_alphas=[0.1],
+        decision_thresholds=[0.9],
+        change_threshold=0.7,
+    )
+    saved.save_pretrained(tmp_path)
+    found = ("class_weights", *CALIBRATION_ENTRIES)
+    other = ScanlineCausalConfig.from_pretrained(tmp_path, **states)
+    assert other.num_labels == 3 and other.change_threshold == 0.7
+    assert {name: getattr(other, name) for name in found} == dict.fromkeys(found)
+    renamed = ScanlineCausalConfig.from_pretrained(tmp_path, id2label=dict(enumerate("abcd")))
+    for same in (ScanlineCausalConfig.from_pretrained(tmp_path, num_labels=4), renamed):
+        assert {name: getattr(same, name) for name in found} == {name: getattr(saved, name) for name in found}
