@@ -15,7 +15,7 @@ JOBS = sorted(FOLDER.glob("*.sbatch"))
 # in place of the programs: they note how they were called
 STUB = """#!/bin/bash
 echo "$(basename "$0") $* name=${SCANLINE_RUN_TIME}_j$SLURM_JOB_ID" >> "$CALLS"
-[[ "$1 $2" != "show hostnames" ]] || { echo node7; echo node8; }
+[[ "$1 $2" != "show hostnames" ]] || { echo node7; sleep 0.2; echo node8; }
 [[ -z "${SLEEP:-}" || "$1" == requeue ]] || exec sleep "$SLEEP"
 """
 
