@@ -1,4 +1,4 @@
-"""The main job, end to end: what a run leaves, and what it says about bad input."""
+"""The main job, end to end: what a run leaves, and how it goes on."""
 
 import contextlib
 import csv
@@ -18,109 +18,16 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
-from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
-    BertConfig,
-    ViTConfig,
-    ViTForImageClassification,
-)
+from run_cases import COMPARATORS, OVERRIDES, TINY, arguments, epochs, losses
+from transformers import AutoConfig, AutoModelForImageClassification
 
 from experiments.probabilities import Probabilities
-from modeling_scanline import ScanlineImageProcessor, tip_state_loss
+from modeling_scanline import ScanlineImageProcessor
 from run_classification import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "accelerate_configs"
-TINY = {
-    "tokenizer_channels": [4, 8],
-    "tokenizer_kernel_sizes": [3, 3],
-    "tokenizer_context_lines": 3,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-}
-COMPARATORS = {
-    "cnn": {"conv_channels": [4, 8]},
-    "lrcn": {"conv_channels": [4, 8], "window_lines": 8, "window_stride": 2, "hidden_size": 16},
-}
-LIBRARY = {
-    "transformers:vit": {"patch_size": 6, "num_channels": 1} | {k: v for k, v in TINY.items() if "tok" not in k},
-    "transformers:convnext": {
-        "num_channels": 1, "num_stages": 2, "depths": [1, 1], "hidden_sizes": [16, 32], "layer_scale_init_value": 1.0,
-    },
-}  # fmt: skip
-OVERRIDES = {"causal": TINY, "vit": {k: v for k, v in TINY.items() if "tok" not in k}, **COMPARATORS, **LIBRARY}
 NO_CHANCE = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory) -> Path:
-    """Stripes of three directions in six sessions, told apart within a few epochs: a .npz of 96 scans of 24 x 24."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(96) % 3
-    y, x = np.mgrid[:24, :24] * 0.9
-    directions = [np.sin(x), np.sin(y), np.sin((x + y) / 1.4)]
-    images = np.stack([directions[label] for label in labels]) + 0.3 * rng.standard_normal((96, 24, 24))
-    path = tmp_path_factory.mktemp("scans") / "scans.npz"
-    sessions = np.array([f"s{index // 16}" for index in range(96)])
-    names = np.array(["rows", "columns", "diagonals"])
-    np.savez(path, images=images.astype(np.float32), labels=labels, sessions=sessions, label_names=names)
-    return path
-
-
-def arguments(scans: Path, output_dir: Path, model: str = "causal", **options) -> list[str]:
-    values = {
-        "model": model,
-        "dataset": "npz",
-        "data_dir": scans,
-        "cache_dir": scans.parent / "cache",
-        "output_dir": output_dir,
-        "pixels_per_line": 24,
-        "max_lines": 24,
-        "num_train_epochs": 2,
-        "per_device_train_batch_size": 16,
-        "learning_rate": 3e-3,
-        "warmup_epochs": 0.5,
-        "eval_line_counts": ["5", "24"],
-        "config_overrides": json.dumps(OVERRIDES[model]),
-        "disable_tqdm": True,
-        **options,
-    }
-    flags: list[str] = []
-    for name, value in values.items():
-        flags += [f"--{name}", *([str(value)] if not isinstance(value, list) else value)]
-    return flags
-
-
-def losses(folder: Path) -> dict[int, float]:
-    """Training loss by step, where it was logged at every step."""
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return {record["step"]: record["loss"] for record in history if "loss" in record}
-
-
-def epochs(folder: Path) -> list[dict]:
-    """What metrics.jsonl says of each epoch, without what depends on the clock."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for record in records:
-        for part in ("train", "validation"):
-            record[part] = {
-                name: value
-                for name, value in record[part].items()
-                if "second" not in name and "runtime" not in name and "wait" not in name
-            }
-    return records
-
-
-@pytest.fixture(scope="module")
-def finished_run(scans, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    flags = arguments(
-        scans, folder, num_train_epochs=10, learning_rate=6e-3, do_train=True, do_eval=True, do_predict=True
-    )
-    assert main(flags) == 0
-    return folder
 
 
 def test_a_run_leaves_everything_that_repeats_and_explains_it(finished_run):
@@ -290,135 +197,6 @@ def test_the_published_networks_are_scored_after_each_number_of_lines(scans, tmp
     assert ("auroc_at_5" in epochs(tmp_path / "run")[0]["validation"]) == (model == "lrcn")
 
 
-@pytest.fixture(scope="module", params=list(LIBRARY))
-def library_run(request, scans, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("library") / "run"
-    flags = arguments(
-        scans, folder, request.param, num_train_epochs=8, learning_rate=6e-3, random_cutoff=0.3, do_train=True,
-        do_eval=True, do_predict=True,
-    )  # fmt: skip
-    assert main(flags) == 0
-    return folder
-
-
-def states_of(folder: Path) -> list[str]:
-    with (folder / "predictions.csv").open() as file:
-        return [row["state"] for row in csv.DictReader(file)]
-
-
-def test_a_model_of_the_library_learns_and_is_scored_after_each_number_of_lines(library_run):
-    validation = json.loads((library_run / "summary.json").read_text())["validation"]
-    assert validation["whole"]["balanced_accuracy"] > 0.6
-    assert set(validation["by_lines"]) == {"5", "24"}
-    assert validation["by_lines"]["24"] == validation["whole"]
-
-
-def test_a_run_with_a_model_of_the_library_ends_with_its_best_epoch(library_run):
-    validation = json.loads((library_run / "summary.json").read_text())["validation"]
-    of_epochs = [record["validation"]["balanced_accuracy"] for record in epochs(library_run)]
-    assert validation["whole"]["balanced_accuracy"] == max(of_epochs)
-    best = epochs(library_run)[int(np.argmax(of_epochs))]["validation"]
-    assert validation["loss"] == pytest.approx(best["loss"], abs=1e-6)
-
-
-def test_a_model_of_the_library_has_the_project_s_loss(library_run, scans):
-    model = AutoModelForImageClassification.from_pretrained(library_run).eval()
-    assert len(model.config.class_weights) == 3 and model.config.label_smoothing == 0
-    validation = json.loads((library_run / "split.json").read_text())["parts"]["validation"]
-    arrays = np.load(scans)
-    chosen = [int(scan_id) for scan_id in validation]
-    processor = ScanlineImageProcessor.from_pretrained(library_run)
-    with torch.no_grad():
-        logits = model(**processor(list(arrays["images"][chosen]), return_tensors="pt")).logits
-    expected = tip_state_loss(logits, torch.from_numpy(arrays["labels"][chosen]), model.config).item()
-    loss = json.loads((library_run / "summary.json").read_text())["validation"]["loss"]
-    assert loss == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_model_of_the_library_is_evaluated_and_trained_on(library_run, scans, tmp_path):
-    flags = arguments(scans, tmp_path / "eval", do_eval=True, model_name_or_path=library_run, config_overrides="{}")
-    assert main(flags) == 0
-    before, after = (json.loads((run / "summary.json").read_text()) for run in (library_run, tmp_path / "eval"))
-    assert after["validation"]["whole"] == before["validation"]["whole"]
-    flags = arguments(
-        scans, tmp_path / "more", do_train=True, do_eval=True, model_name_or_path=library_run, num_train_epochs=1,
-        config_overrides='{"label_smoothing": 0.1}', learning_rate=0, train_labels="soft",
-    )  # fmt: skip
-    assert main(flags) == 0
-    more = json.loads((tmp_path / "more" / "summary.json").read_text())
-    assert more["validation"]["whole"] == before["validation"]["whole"]
-    assert more["validation"]["loss"] != pytest.approx(before["validation"]["loss"], abs=1e-4)
-    assert AutoConfig.from_pretrained(tmp_path / "more").label_smoothing == 0.1
-
-
-CLASSIFY = """
-import json, sys
-from pathlib import Path
-from PIL import Image
-from transformers import pipeline
-
-classify = pipeline("image-classification", model=sys.argv[1], trust_remote_code=True)
-answers = classify([Image.open(file) for file in sorted(Path(sys.argv[2]).glob("*.png"))], top_k=1)
-print(json.dumps([answer[0] for answer in answers]))
-"""
-
-
-def test_a_model_of_the_library_classifies_files_here_and_in_a_pipeline(library_run, tmp_path):
-    (tmp_path / "scans").mkdir()
-    for number, size in enumerate([(48, 48), (24, 5), (24, 60)]):
-        pixels = np.random.default_rng(number).integers(0, 255, size[::-1], dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "scans" / f"{number}.png")
-    flags = ["--do_predict", "--model_name_or_path", str(library_run), "--predict_dir", str(tmp_path / "scans")]
-    assert main([*flags, "--output_dir", str(tmp_path), "--disable_tqdm", "true"]) == 0
-    process = subprocess.run(
-        [sys.executable, "-c", CLASSIFY, str(library_run), str(tmp_path / "scans")],
-        cwd=tmp_path,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=240,
-        check=True,
-    )
-    answers = json.loads(process.stdout.splitlines()[-1])
-    assert [answer["label"] for answer in answers] == states_of(tmp_path)
-    with (tmp_path / "predictions.csv").open() as file:
-        largest = [max(float(row[name]) for name in ("rows", "columns", "diagonals")) for row in csv.DictReader(file)]
-    assert [answer["score"] for answer in answers] == pytest.approx(largest, abs=1e-3)
-
-
-def test_a_run_with_a_model_of_the_library_goes_on(scans, tmp_path):
-    options = {"logging_strategy": "steps", "logging_steps": 1, "save_total_limit": 2, "do_train": True}
-    for name, num_epochs in (("whole", 2), ("stopped", 1)):
-        flags = arguments(
-            scans, tmp_path / name, "transformers:vit", num_train_epochs=num_epochs,
-            lr_scheduler_type="constant_with_warmup", warmup_epochs=0, **options,
-        )  # fmt: skip
-        assert main(flags) == 0
-    flags = arguments(
-        scans, tmp_path / "stopped", "transformers:vit", resume_from_checkpoint=True,
-        lr_scheduler_type="constant_with_warmup", warmup_epochs=0, **options,
-    )  # fmt: skip
-    assert main(flags) == 0
-    assert losses(tmp_path / "stopped") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
-
-
-def test_weights_trained_on_pictures_get_a_new_head(scans, tmp_path):
-    picture_config = ViTConfig(image_size=24, num_labels=10, **(LIBRARY["transformers:vit"] | {"num_channels": 3}))
-    pictures = ViTForImageClassification(picture_config)
-    pictures.save_pretrained(tmp_path / "pictures")
-    flags = arguments(
-        scans, tmp_path / "run", model_name_or_path=tmp_path / "pictures", config_overrides="{}", learning_rate=0,
-        num_train_epochs=1, do_train=True, do_eval=True,
-    )  # fmt: skip
-    assert main(flags) == 0
-    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
-    assert model.config.id2label == {0: "rows", 1: "columns", 2: "diagonals"}
-    for kept, before in zip(model.base_model.parameters(), pictures.base_model.parameters(), strict=True):
-        assert torch.equal(kept, before)
-    assert ScanlineImageProcessor.from_pretrained(tmp_path / "run").num_channels == 3
-
-
 @pytest.mark.parametrize("model", ["causal", "transformers:vit"])
 def test_accumulated_steps_give_the_loss_of_one_large_batch(scans, tmp_path, model):
     common = {"max_steps": 6, "logging_strategy": "steps", "logging_steps": 1, "augment": False, "do_train": True}
@@ -515,86 +293,6 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(scans, tmp_path):
         assert after["validation"] == pytest.approx(before["validation"], abs=1e-6)
 
 
-def test_a_run_is_never_overwritten(finished_run, scans, capsys):
-    assert main(arguments(scans, finished_run)) == 2
-    assert "resume_from_checkpoint" in capsys.readouterr().err
-
-
-def refused(flags: list[str], capsys) -> str:
-    """The one sentence that a run is refused with."""
-    assert main(flags) == 2
-    output = capsys.readouterr().err.strip()
-    assert "Traceback" not in output
-    message = output.splitlines()[-1]
-    assert message.startswith("run_classification.py: error: ")
-    return message
-
-
-@pytest.mark.parametrize(
-    ("arrays", "says"),
-    [
-        ({"labels": np.zeros(8, dtype=int)}, "one class"),
-        ({"labels": np.full(8, -1)}, "label"),
-        ({"labels": np.array([0, 1] * 3 + [0, 9]), "label_names": np.array(["a", "b"])}, "between -1"),
-        ({"labels": np.array([object()] * 8)}, "pickle"),
-        ({"images": np.zeros((8, 0, 24))}, "at least one line"),
-        ({"images": np.zeros((7, 4, 24))}, "as many as labels"),
-    ],
-)
-def test_scans_that_make_no_dataset_are_refused(arrays, says, tmp_path, capsys):
-    values = {"images": np.zeros((8, 4, 24)), "labels": np.arange(8) % 2, **arrays}
-    np.savez(tmp_path / "scans.npz", **values)
-    assert says in refused(arguments(tmp_path / "scans.npz", tmp_path / "run"), capsys)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"class_weights": '{"rowz": 2.0}'}, "rowz"),
-        ({"class_weights": "[1"}, "JSON"),
-        ({"config_overrides": '{"hidden_sice": 8}'}, "hidden_size"),
-        ({"config_overrides": '{"hidden_size": 17}'}, "multiple"),
-        ({"model_name_or_path": "no/such/folder"}, "no/such/folder"),
-        ({"split": "sessions", "validation_fraction": 0.05}, "sessions"),
-        ({"min_crop": 0}, "min_crop"),
-        ({"resume_from_checkpoint": True}, "no complete checkpoint"),
-        ({"split_file": "nowhere.json"}, "nowhere.json"),
-        ({"data_dir": "nowhere.npz"}, "nowhere.npz"),
-    ],
-)
-def test_options_that_make_no_run_are_refused(options, says, scans, tmp_path, capsys):
-    assert says in refused(arguments(scans, tmp_path / "run", **options), capsys)
-
-
-def test_another_architecture_is_refused(scans, tmp_path, capsys):
-    BertConfig(hidden_size=16, num_attention_heads=2).save_pretrained(tmp_path / "bert")
-    message = refused(arguments(scans, tmp_path / "run", model_name_or_path=tmp_path / "bert"), capsys)
-    assert "bert" in message
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "says"),
-    [
-        ("transformers:vit", {"config_overrides": '{"image_size": 32}'}, "vit: cannot take images of 3 x 24 x 24"),
-        (
-            "transformers:convnext",
-            {"max_lines": 12, "config_overrides": "{}"},
-            "convnext: cannot take images of 3 x 12",
-        ),
-    ],
-)
-def test_images_that_a_model_of_the_library_cannot_take_are_refused(model, options, says, scans, tmp_path, capsys):
-    options = {"eval_complete_scans": False, **options}
-    assert says in refused(arguments(scans, tmp_path / "run", model, **options), capsys)
-
-
-def test_images_of_another_height_than_trained_on_are_refused(library_run, scans, tmp_path, capsys):
-    options = {"max_lines": 12, "eval_complete_scans": False, "config_overrides": "{}"}
-    says = refused(arguments(scans, tmp_path / "run", model_name_or_path=library_run, do_eval=True, **options), capsys)
-    assert "was trained with max_lines=24, got max_lines=12" in says
-
-
 def test_fewer_scans_may_be_trained_on_than_validated_on(scans, tmp_path):
     few = {"train_fraction": 0.05, "num_train_epochs": 1}
     assert main(arguments(scans, tmp_path / "run", **few)) == 0
@@ -602,33 +300,3 @@ def test_fewer_scans_may_be_trained_on_than_validated_on(scans, tmp_path):
     counts = {part: sum(classes.values()) for part, classes in summary["split"]["counts"].items()}
     assert counts["train"] < counts["validation"]
     assert sum(map(sum, summary["train"]["whole"]["confusion_matrix"])) == counts["train"]
-
-
-def test_scans_prepared_otherwise_than_the_model_was_trained_on_are_refused(finished_run, scans, tmp_path, capsys):
-    begin = {"model_name_or_path": finished_run, "do_eval": True}
-    says = refused(arguments(scans, tmp_path / "run", normalization="global", **begin), capsys)
-    assert "was trained with normalization=line, got normalization=global" in says
-    begin["eval_complete_scans"] = False
-    says = refused(arguments(scans, tmp_path / "run", pixels_per_line=32, **begin), capsys)
-    assert "was trained with pixels_per_line=24, got pixels_per_line=32" in says
-
-
-def test_an_unreadable_checkpoint_is_refused(finished_run, scans, tmp_path, capsys):
-    checkpoint = tmp_path / "run" / "checkpoint-3"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "model.safetensors").write_bytes(b"broken")
-    (checkpoint / "config.json").write_text("{}")
-    assert "no complete checkpoint" in refused(arguments(scans, tmp_path / "run", resume_from_checkpoint=True), capsys)
-    (checkpoint / "trainer_state.json").write_text("{}")
-    assert "checkpoint" in refused(arguments(scans, tmp_path / "run", resume_from_checkpoint=True), capsys)
-
-
-def test_a_recipe_with_an_unknown_key_is_refused(tmp_path, capsys):
-    (tmp_path / "recipe.yaml").write_text("learning_rat: 0.1\n")
-    assert "learning_rate" in refused(["--config", str(tmp_path / "recipe.yaml")], capsys)
-
-
-@pytest.mark.parametrize("model", ["vit", "transformers:vit"])
-def test_a_checkpoint_of_another_model_is_refused(finished_run, scans, capsys, model):
-    flags = arguments(scans, finished_run, model, resume_from_checkpoint=True)
-    assert "another model" in refused(flags, capsys)

@@ -1,0 +1,90 @@
+"""What a run says about bad input."""
+
+import shutil
+
+import numpy as np
+import pytest
+from run_cases import arguments
+from transformers import BertConfig
+
+from run_classification import main
+
+
+def test_a_run_is_never_overwritten(finished_run, scans, capsys):
+    assert main(arguments(scans, finished_run)) == 2
+    assert "resume_from_checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"labels": np.zeros(8, dtype=int)}, "one class"),
+        ({"labels": np.full(8, -1)}, "label"),
+        ({"labels": np.array([0, 1] * 3 + [0, 9]), "label_names": np.array(["a", "b"])}, "between -1"),
+        ({"labels": np.array([object()] * 8)}, "pickle"),
+        ({"images": np.zeros((8, 0, 24))}, "at least one line"),
+        ({"images": np.zeros((7, 4, 24))}, "as many as labels"),
+    ],
+)
+def test_scans_that_make_no_dataset_are_refused(arrays, says, tmp_path, refused):
+    values = {"images": np.zeros((8, 4, 24)), "labels": np.arange(8) % 2, **arrays}
+    np.savez(tmp_path / "scans.npz", **values)
+    assert says in refused(arguments(tmp_path / "scans.npz", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"class_weights": '{"rowz": 2.0}'}, "rowz"),
+        ({"class_weights": "[1"}, "JSON"),
+        ({"config_overrides": '{"hidden_sice": 8}'}, "hidden_size"),
+        ({"config_overrides": '{"hidden_size": 17}'}, "multiple"),
+        ({"model_name_or_path": "no/such/folder"}, "no/such/folder"),
+        ({"split": "sessions", "validation_fraction": 0.05}, "sessions"),
+        ({"min_crop": 0}, "min_crop"),
+        ({"resume_from_checkpoint": True}, "no complete checkpoint"),
+        ({"split_file": "nowhere.json"}, "nowhere.json"),
+        ({"data_dir": "nowhere.npz"}, "nowhere.npz"),
+    ],
+)
+def test_options_that_make_no_run_are_refused(options, says, scans, tmp_path, refused):
+    assert says in refused(arguments(scans, tmp_path / "run", **options))
+
+
+def test_another_architecture_is_refused(scans, tmp_path, refused):
+    BertConfig(hidden_size=16, num_attention_heads=2).save_pretrained(tmp_path / "bert")
+    message = refused(arguments(scans, tmp_path / "run", model_name_or_path=tmp_path / "bert"))
+    assert "bert" in message
+
+
+def test_scans_prepared_otherwise_than_the_model_was_trained_on_are_refused(finished_run, scans, tmp_path, refused):
+    begin = {"model_name_or_path": finished_run, "do_eval": True}
+    says = refused(arguments(scans, tmp_path / "run", normalization="global", **begin))
+    assert "was trained with normalization=line, got normalization=global" in says
+    begin["eval_complete_scans"] = False
+    says = refused(arguments(scans, tmp_path / "run", pixels_per_line=32, **begin))
+    assert "was trained with pixels_per_line=24, got pixels_per_line=32" in says
+
+
+def test_an_unreadable_checkpoint_is_refused(finished_run, scans, tmp_path, refused):
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(b"broken")
+    (checkpoint / "config.json").write_text("{}")
+    assert "no complete checkpoint" in refused(arguments(scans, tmp_path / "run", resume_from_checkpoint=True))
+    (checkpoint / "trainer_state.json").write_text("{}")
+    assert "checkpoint" in refused(arguments(scans, tmp_path / "run", resume_from_checkpoint=True))
+
+
+def test_a_recipe_with_an_unknown_key_is_refused(tmp_path, refused):
+    (tmp_path / "recipe.yaml").write_text("learning_rat: 0.1\n")
+    assert "learning_rate" in refused(["--config", str(tmp_path / "recipe.yaml")])
+
+
+@pytest.mark.parametrize("model", ["vit", "transformers:vit"])
+def test_a_checkpoint_of_another_model_is_refused(finished_run, scans, tmp_path, refused, model):
+    # a copy, as the recipe is written before the checkpoint is read
+    shutil.copytree(finished_run, tmp_path / "run")
+    flags = arguments(scans, tmp_path / "run", model, resume_from_checkpoint=True)
+    assert "another model" in refused(flags)
