@@ -9,7 +9,6 @@ from matplotlib.figure import Figure, SubFigure
 
 from modeling_scanline.image_processing_scanline import normalize_lines
 
-PICTURE_SUFFIX = ".tip.png"
 PICTURE_SIZE = (10, 5.5)  # inches
 COLOURS = (
     "#0072b2",

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from data_scripts.readers import DRAWN
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 
-from .picture import PICTURE_SIZE, PICTURE_SUFFIX, draw_scan
+from .picture import PICTURE_SIZE, draw_scan
 from .records import RECORDS_SUFFIX, to_record
 
 ROWS = 12  # of the table
@@ -75,7 +76,7 @@ class Recorder:
         if self.name is not None and self.records:
             figure = Figure(figsize=PICTURE_SIZE, layout="constrained")
             draw_scan(figure, np.stack(self.lines), self.records, self.streamer.labels, self.name)
-            figure.savefig(self.folder / f"{self.name}{PICTURE_SUFFIX}", dpi=110)
+            figure.savefig(self.folder / f"{self.name}{DRAWN}", dpi=110)
             if self.show:
                 console.print(summary_of(self.folder / self.name, self.records), highlight=False, soft_wrap=True)
         self.name = None

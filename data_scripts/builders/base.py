@@ -20,7 +20,7 @@ from modeling_scanline.image_processing_scanline import resample_lines
 
 from .. import labels, readers, scan
 from ..labels import majority_labels
-from ..readers import READERS, read_scan
+from ..readers import is_scan_file, read_scan
 from ..scan import Scan, ScanReadError
 
 logger = logging.getLogger(__name__)
@@ -217,11 +217,11 @@ def one_hot(label: int, num_labels: int) -> np.ndarray:
 
 
 def readable_files(folder: Path, pattern: str = "**/*") -> list[Path]:
-    """Files below a folder that a reader reads by their ending, none hidden (thumbnails, checkpoints of editors)."""
+    """Files below a folder that may be scans by their names, none hidden (thumbnails, checkpoints of editors)."""
     return sorted(
         path
         for path in folder.glob(pattern)
-        if path.suffix.lower() in READERS
+        if is_scan_file(path)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not path.is_dir()
     )

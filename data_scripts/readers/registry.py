@@ -19,6 +19,7 @@ from .rhk import read_sm4
 
 DIRECTIONS = ("forward", "backward", "forward/up", "forward/down", "backward/up", "backward/down")
 MAX_BYTES = 2**30
+DRAWN = ".tip.png"  # ends the names of the pictures that run_streaming.py draws beside scans
 
 READERS: dict[str, Callable[[Path, str | None, str], Frame]] = {
     ".sxm": read_sxm,
@@ -31,6 +32,11 @@ READERS: dict[str, Callable[[Path, str | None, str], Frame]] = {
     **dict.fromkeys((".tif", ".tiff"), read_tiff),
     ".npy": read_npy,
 }
+
+
+def is_scan_file(path: Path) -> bool:
+    """Whether a file may be a scan, by its name."""
+    return path.suffix.lower() in READERS and not path.name.endswith(DRAWN)
 
 
 def read_scan(path: str | Path, channel: str | None = None, direction: str = "forward") -> Scan:

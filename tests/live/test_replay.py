@@ -51,6 +51,17 @@ def test_a_file_that_cannot_be_read_is_named_and_counted_and_the_others_are_done
     assert len(read(scan)) == 40
 
 
+def test_pictures_of_an_earlier_run_are_no_scans(model, scan):
+    assert main(["replay", str(scan), "--model", str(model)]) == 0
+    files = [str(scan), *map(str, scan.parent.glob("*.png"))]
+    assert main(["replay", *files, "--model", str(model)]) == 0
+    assert sorted(path.name for path in scan.parent.iterdir()) == [
+        "scan.npy",
+        "scan.npy.tip.jsonl",
+        "scan.npy.tip.png",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [(["--model", "no/such/folder"], "no/such/folder"), (["--alpha", "0.01"], "No threshold is known for alpha=0.01")],

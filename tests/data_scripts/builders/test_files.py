@@ -31,6 +31,7 @@ class TestClassFolders:
         draw(root / "overview.png")
         draw(root / ".thumbnails" / "a.png")
         draw(root / "good" / ".thumbnails" / "b.png")
+        draw(root / "good" / "b.png.tip.png")  # by run_streaming.py
         (root / "good" / "notes.txt").write_text("a good tip")
         scans = load("folder", root)
         assert len(scans) == len(heights) and scans.features["label"].names == ["bad tip", "good"]
