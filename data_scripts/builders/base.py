@@ -20,7 +20,7 @@ from modeling_scanline.image_processing_scanline import resample_lines
 
 from .. import labels, readers, scan
 from ..labels import majority_labels
-from ..readers import is_scan_file, read_scan
+from ..readers import files_of, is_scan_file, read_scan
 from ..scan import Scan, ScanReadError
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
         digest = hashlib.sha256()
         for path in _source_code(type(self), scan, labels, readers, image_processing_scanline, *self.CODE):
             digest.update(path.read_bytes())
-        for path in self.source_files():
+        for path in (part for source in self.source_files() for part in files_of(source)):
             state = "missing"  # for `read` to name
             with contextlib.suppress(FileNotFoundError):
                 state = f"{path.stat().st_size}|{path.stat().st_mtime_ns}"

@@ -12,7 +12,7 @@ from ..scan import Scan, ScanReadError, check_shape, session_of, to_lines
 from .createc import read_createc
 from .frame import Frame
 from .gwyddion import read_gsf, read_gwy
-from .matrix import read_matrix
+from .matrix import read_matrix, result_file
 from .nanonis import read_sxm
 from .pictures import read_npy, read_picture, read_tiff
 from .rhk import read_sm4
@@ -37,6 +37,11 @@ READERS: dict[str, Callable[[Path, str | None, str], Frame]] = {
 def is_scan_file(path: Path) -> bool:
     """Whether a file may be a scan, by its name."""
     return path.suffix.lower() in READERS and not path.name.endswith(DRAWN)
+
+
+def files_of(path: Path) -> list[Path]:
+    """What [`read_scan`] reads of a scan: its file; of MATRIX also the result file beside it, be it there or not."""
+    return [path, result_file(path)] if path.suffix.lower() == ".z_mtrx" else [path]
 
 
 def read_scan(path: str | Path, channel: str | None = None, direction: str = "forward") -> Scan:
