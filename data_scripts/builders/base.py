@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import inspect
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
             state = "missing"  # for `read` to name
             with contextlib.suppress(FileNotFoundError):
                 state = f"{path.stat().st_size}|{path.stat().st_mtime_ns}"
-            digest.update(f"{path}|{state}\n".encode())
+            digest.update(os.fsencode(path) + f"|{state}\n".encode())
         super().__init__(*args, hash=digest.hexdigest()[:32], **kwargs)
 
     def source_files(self) -> list[Path]:

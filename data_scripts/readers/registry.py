@@ -1,5 +1,6 @@
 """Which reader reads which file."""
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,10 +61,15 @@ def read_scan(path: str | Path, channel: str | None = None, direction: str = "fo
         The scan, under the file's name without its ending.
 
     Raises:
-        ScanReadError: if the file is missing, of an unknown kind, broken, or empty, or has no such channel or
-            direction.
+        ScanReadError: if the file is missing, of an unknown kind, broken, or empty, has a name that is no text, or
+            has no such channel or direction.
     """
     path = Path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # on Linux a name is any bytes; tables, JSON and pictures hold Unicode
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise ScanReadError(f"{shown}: its name is not in UTF-8. Rename it.") from None
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ScanReadError(
