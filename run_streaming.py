@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from data_scripts import ScanReadError, read_scan
+from data_scripts.readers import DRAWN
 from live.nanonis import NanonisClient, NanonisError, follow_scans
 from live.recorder import Recorder, say
 from live.server import Limits, ScanSessions, serve
@@ -41,6 +42,8 @@ def run_replay(arguments: argparse.Namespace) -> int:
     recorder = Recorder(new_streamer(arguments))
     unread = 0
     for path in arguments.files:
+        if path.name.endswith(DRAWN):  # *.png finds those of an earlier run, too
+            continue
         try:
             scan = read_scan(path, channel=arguments.channel, direction=arguments.direction)
         except ScanReadError as error:

@@ -24,8 +24,8 @@ import numpy as np
 import run_streaming
 from benchmarks.accuracy import NUM_FOLDS, PUBLISHED, PUBLISHED_SCANS, SPLITS
 from benchmarks.pages import RESULTS
+from data_scripts.readers import DRAWN
 from data_scripts.simulation import TIP_STATES, SimulationOptions, simulate
-from live.picture import PICTURE_SUFFIX
 from live.records import RECORDS_SUFFIX
 
 ROOT = Path(__file__).parents[1]
@@ -204,7 +204,7 @@ def replay(results: Path) -> None:
         if run_streaming.main(["replay", str(path), "--model", str(RELEASED), "--alpha", str(ALPHA)]):
             raise ReadmeError("run_streaming.py failed; see above.")
         records = [json.loads(line) for line in path.with_name(path.name + RECORDS_SUFFIX).read_text().splitlines()]
-        shutil.copy(path.with_name(path.name + PICTURE_SUFFIX), results / "replay.png")
+        shutil.copy(path.with_name(path.name + DRAWN), results / "replay.png")
     found = [record for record in records if record["change_line"] is not None]
     if len(changes) != 1 or len(found) != 1:
         raise ReadmeError(f"Expected a scan with one change, found once, got {changes} and {len(found)} reports.")

@@ -154,7 +154,8 @@ def write_picture(
         ):
             axis.imshow(picture.numpy(), cmap="gray", vmin=-0.5, vmax=0.5, interpolation="nearest")
             title = "\n".join(textwrap.wrap(scan_ids[scan], 40)[-2:])
-            axis.set_title(f"{title}\n{sides.get(int(scan), 'in no part')}", fontsize=6)
+            side = sides.get(int(scan), "in no part")
+            axis.set_title(f"{title}\n{side}", fontsize=6, parse_math=False)  # dollars are part of a name
             axis.set_xlabel(note, fontsize=7)
     for axis in axes.ravel():
         axis.set_xticks([])
@@ -261,7 +262,7 @@ def _print_report(report: dict[str, Any], output_dir: Path, console: Console) ->
         )
     if report["pairs_across"] and not report["dedupe"]:
         console.print("--dedupe makes a split that keeps near-duplicates on one side.")
-    console.print(f"{report['seconds']:.1f} s; report in {output_dir}", soft_wrap=True)
+    console.print(f"{report['seconds']:.1f} s; report in {output_dir}", soft_wrap=True, markup=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from modeling_scanline.image_processing_scanline import NORMALIZATIONS, normalize_lines
@@ -73,7 +74,7 @@ def draw_contact_sheet(
     for row, (name, source, candidates) in zip(axes, rows, strict=True):
         stored, scan_ids = StoredLines(source, LONGEST), source["scan_id"]
         chosen = np.sort(rng.permutation(candidates)[: arguments.columns])
-        row[0].set_ylabel(f"{name}\n{len(candidates)} scans", fontsize=8)
+        row[0].set_ylabel(f"{name}\n{len(candidates)} scans", fontsize=8, parse_math=False)
         for axis, index in zip(row, chosen, strict=False):
             size = f"{stored.num_stored[index]} x {stored.pixels_per_line}"
             draw_scan(axis, stored, int(index), arguments.normalization, f"{scan_ids[int(index)][-22:]}\n{size}")
@@ -87,7 +88,7 @@ def draw_scan(axis: Axes, stored: StoredLines, index: int, normalization: str, t
     picture = np.ma.masked_array(values[0], np.broadcast_to(mask[0, :, None] == 0, values[0].shape))
     low, high = np.percentile(picture.compressed(), [1, 99]) if picture.count() else (0, 1)
     axis.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    axis.set_title(title, fontsize=5)
+    axis.set_title(title, fontsize=5, parse_math=False)  # dollars are part of a name
 
 
 def empty_axes(figure: Figure, num_rows: int, num_columns: int) -> np.ndarray:
@@ -106,11 +107,11 @@ def print_counts(scans: datasets.Dataset, split: Split | None) -> None:
     table = Table(title=f"{len(scans)} scans")
     table.add_column("", no_wrap=True)
     for heading in (*names, "all"):
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(escape(heading), justify="right", overflow="fold")
 
     def add(title: str, chosen: np.ndarray) -> None:
         counts = [int((chosen & (labels == label)).sum()) for label in [*range(len(names) - 1), -1]]
-        table.add_row(title, *map(str, counts), str(int(chosen.sum())))
+        table.add_row(escape(title), *map(str, counts), str(int(chosen.sum())))
 
     add("all", np.ones(len(scans), dtype=bool))
     if split is not None:
@@ -143,7 +144,7 @@ def look(source: ScanSource, arguments: LookArguments) -> Path:
         # as many of each class as there are columns, near enough
         simulated = replace(source, dataset="simulated", data_dir=None, num_scans=8 * arguments.columns).load()
     draw_contact_sheet(scans, arguments, simulated).savefig(path, dpi=150)
-    console.print(f"Contact sheet: {path}")
+    console.print(f"Contact sheet: {path}", markup=False)
     return path
 
 

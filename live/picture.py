@@ -9,7 +9,6 @@ from matplotlib.figure import Figure, SubFigure
 
 from modeling_scanline.image_processing_scanline import normalize_lines
 
-PICTURE_SUFFIX = ".tip.png"
 PICTURE_SIZE = (10, 5.5)  # inches
 COLOURS = (
     "#0072b2",
@@ -68,13 +67,16 @@ def draw_scan(
     for record in records:
         if record["decision"] is not None and record["decision"] != before:
             curves.axhline(record["line"], color="black", linewidth=1)
-            curves.text(0.01, record["line"], f"decided: {record['decision']}", va="bottom", fontsize="small")
+            decided = f"decided: {record['decision']}"
+            curves.text(0.01, record["line"], decided, va="bottom", fontsize="small", parse_math=False)
         before = record["decision"]
     handles = curves.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(labels) + 1, fontsize="small")
+    legend = figure.legend(*handles, loc="outside lower center", ncols=len(labels) + 1, fontsize="small")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     if (records[-1]["unfamiliarity"] or 0) > 1:
         title += f": unlike the scans of training ({records[-1]['unfamiliarity']:.2f} times the threshold)"
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(title, fontsize="medium", parse_math=False)  # dollars are part of a name
 
 
 def _rgb(colour: str) -> tuple[float, ...]:

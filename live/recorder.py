@@ -10,11 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
+from data_scripts.readers import DRAWN
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 
-from .picture import PICTURE_SIZE, PICTURE_SUFFIX, draw_scan
+from .picture import PICTURE_SIZE, draw_scan
 from .records import RECORDS_SUFFIX, to_record
 
 ROWS = 12  # of the table
@@ -75,9 +77,9 @@ class Recorder:
         if self.name is not None and self.records:
             figure = Figure(figsize=PICTURE_SIZE, layout="constrained")
             draw_scan(figure, np.stack(self.lines), self.records, self.streamer.labels, self.name)
-            figure.savefig(self.folder / f"{self.name}{PICTURE_SUFFIX}", dpi=110)
+            figure.savefig(self.folder / f"{self.name}{DRAWN}", dpi=110)
             if self.show:
-                console.print(summary_of(self.folder / self.name, self.records), highlight=False, soft_wrap=True)
+                say(summary_of(self.folder / self.name, self.records))
         self.name = None
 
     def close(self) -> None:
@@ -109,7 +111,7 @@ def say(text: str) -> None:
 def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
     """The last lines of a scan."""
     unlike = ": unlike the scans of training" if is_unlike(records[-1]) else ""
-    table = Table(title=f"{title}{unlike}")
+    table = Table(title=escape(f"{title}{unlike}"))
     for heading in ("line", "state", "probability", "decision", "tip change"):
         table.add_column(heading, justify="right" if heading in ("line", "probability", "tip change") else "left")
     for record in records[-ROWS:]:
@@ -117,9 +119,9 @@ def table_of(title: str, records: Sequence[dict[str, Any]]) -> Table:
         change = record["change_probability"]
         table.add_row(
             str(record["line"]),
-            record["state"] or "–",
+            escape(record["state"] or "–"),
             "–" if best is None else f"{best:.3f}",
-            record["decision"] or "–",
+            escape(record["decision"] or "–"),
             f"at line {record['change_line']}" if record["change_line"] is not None else f"{change or 0:.3f}",
         )
     return table

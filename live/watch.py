@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data_scripts import ScanReadError, read_scan
-from data_scripts.readers import READERS
+from data_scripts.readers import is_scan_file
 
-from .picture import PICTURE_SUFFIX
 from .recorder import Recorder, say
 
 
@@ -94,7 +93,7 @@ class FolderWatcher:
         """Size and time of change of each file that may hold a scan, the oldest first."""
         stamps = {}
         for path in self.folder.rglob("*"):
-            if path.suffix.lower() in READERS and not path.name.endswith(PICTURE_SUFFIX):
+            if is_scan_file(path):
                 try:
                     status = path.stat()
                 except OSError:  # gone meanwhile

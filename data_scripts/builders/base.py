@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import inspect
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from modeling_scanline.image_processing_scanline import resample_lines
 
 from .. import labels, readers, scan
 from ..labels import majority_labels
-from ..readers import READERS, read_scan
+from ..readers import files_of, is_scan_file, read_scan
 from ..scan import Scan, ScanReadError
 
 logger = logging.getLogger(__name__)
@@ -103,11 +104,11 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
         digest = hashlib.sha256()
         for path in _source_code(type(self), scan, labels, readers, image_processing_scanline, *self.CODE):
             digest.update(path.read_bytes())
-        for path in self.source_files():
+        for path in (part for source in self.source_files() for part in files_of(source)):
             state = "missing"  # for `read` to name
             with contextlib.suppress(FileNotFoundError):
                 state = f"{path.stat().st_size}|{path.stat().st_mtime_ns}"
-            digest.update(f"{path}|{state}\n".encode())
+            digest.update(os.fsencode(path) + f"|{state}\n".encode())
         super().__init__(*args, hash=digest.hexdigest()[:32], **kwargs)
 
     def source_files(self) -> list[Path]:
@@ -217,11 +218,11 @@ def one_hot(label: int, num_labels: int) -> np.ndarray:
 
 
 def readable_files(folder: Path, pattern: str = "**/*") -> list[Path]:
-    """Files below a folder that a reader reads by their ending, none hidden (thumbnails, checkpoints of editors)."""
+    """Files below a folder that may be scans by their names, none hidden (thumbnails, checkpoints of editors)."""
     return sorted(
         path
         for path in folder.glob(pattern)
-        if path.suffix.lower() in READERS
+        if is_scan_file(path)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not path.is_dir()
     )

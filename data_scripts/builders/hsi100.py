@@ -10,7 +10,7 @@ import openpyxl
 import pandas as pd
 
 from ..labels import merge_scores
-from ..readers import READERS
+from ..readers import is_scan_file
 from ..scan import ScanReadError
 from .base import LabelledScan, ScanBuilder, in_shards
 
@@ -36,7 +36,7 @@ class SPMToolbox(ScanBuilder):
         if self.root is None:
             raise ScanReadError("dataset hsi100 needs data_dir: the folder of a clone of SPM-Toolbox.")
         images = self.root / SPM_TOOLBOX_IMAGES
-        pictures = sorted(path for path in images.glob("*") if path.suffix.lower() in READERS)
+        pictures = sorted(path for path in images.glob("*") if is_scan_file(path))
         if not pictures:
             raise _no_clone(self.root, f"pictures in {SPM_TOOLBOX_IMAGES!r}")
         return [find_spreadsheet(self.root), *pictures]

@@ -1,5 +1,5 @@
 """Readers: one function a kind of file, and the table of them."""
 
-from .registry import READERS, read_scan
+from .registry import DRAWN, READERS, files_of, is_scan_file, read_scan
 
-__all__ = ["READERS", "read_scan"]
+__all__ = ["DRAWN", "READERS", "files_of", "is_scan_file", "read_scan"]

@@ -41,7 +41,8 @@ def _read_counts(path: Path) -> tuple[int, np.ndarray]:
         return planned, np.frombuffer(file.read(4 * measured), "<i4")
 
 
-def _result_file(path: Path) -> Path:
+def result_file(path: Path) -> Path:
+    """Where the result file of a MATRIX file is, if there is one."""
     return path.with_name(f"{path.name[: path.name.rfind('--')]}_0001.mtrx")
 
 
@@ -52,13 +53,13 @@ def read_matrix(path: Path, channel: str | None, direction: str) -> Frame:
         raise ScanReadError(f"{path}: has no channel {channel!r}, only {name}; each channel is a file of its own.")
     fast, _, slow = direction.partition("/")
     planned, values = _read_counts(path)
-    if "--" in path.name and _result_file(path).is_file():
+    if "--" in path.name and result_file(path).is_file():
         heights, size_nm = _with_result_file(path, fast, slow or "up")
     else:
         logger.warning(
             "%s: its result file %s is missing: heights are in arbitrary units, the shape of the frame is inferred.",
             path,
-            _result_file(path).name if "--" in path.name else "(..._0001.mtrx)",
+            result_file(path).name if "--" in path.name else "(..._0001.mtrx)",
         )
         heights, size_nm = _without_result_file(path, planned, values, fast, slow or "up"), None
     return Frame(heights=heights, channel=name, direction=f"{fast}/{slow or 'up'}", size_nm=size_nm)
@@ -81,7 +82,7 @@ def _with_result_file(path: Path, fast: str, slow: str) -> tuple[np.ndarray, tup
     trace = f"{fast}/{slow}"
     if matrix.param["BREF"] != path.name:
         raise ScanReadError(
-            f"{path}: its result file {_result_file(path).name} does not list it: it is of another session, or cut "
+            f"{path}: its result file {result_file(path).name} does not list it: it is of another session, or cut "
             "short, or one of the two was renamed. Put the right one beside it, or none."
         )
     if not traces or not matrix.axis:

@@ -113,10 +113,12 @@ def read_tiff(path: Path, channel: str | None, direction: str) -> Frame:
 
 
 def read_npy(path: Path, channel: str | None, direction: str) -> Frame:
-    """An array as it is. Mapped: a header that promises more than the file holds is refused before memory is taken."""
+    """An array as it is. A header that promises more than the file holds is refused before memory is taken."""
     if zipfile.is_zipfile(path):
         raise ScanReadError(f"{path}: holds an archive of arrays, expected one array [lines, pixels].")
-    heights = np.lib.format.open_memmap(path, mode="r")
-    if heights.ndim == 2 and heights.size:
-        check_size(path, *heights.shape)
-    return Frame(heights)
+    # mapped for the sake of its header alone: to touch a map whose file is being written anew kills the program
+    mapped = np.lib.format.open_memmap(path, mode="r")
+    if mapped.ndim == 2 and mapped.size:
+        check_size(path, *mapped.shape)
+    heights = np.fromfile(path, mapped.dtype, mapped.size, offset=mapped.offset)
+    return Frame(heights.reshape(mapped.shape, order="F" if mapped.flags.fnc else "C"))

@@ -1,5 +1,6 @@
 """Which reader reads which file."""
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,13 +13,14 @@ from ..scan import Scan, ScanReadError, check_shape, session_of, to_lines
 from .createc import read_createc
 from .frame import Frame
 from .gwyddion import read_gsf, read_gwy
-from .matrix import read_matrix
+from .matrix import read_matrix, result_file
 from .nanonis import read_sxm
 from .pictures import read_npy, read_picture, read_tiff
 from .rhk import read_sm4
 
 DIRECTIONS = ("forward", "backward", "forward/up", "forward/down", "backward/up", "backward/down")
 MAX_BYTES = 2**30
+DRAWN = ".tip.png"  # ends the names of the pictures that run_streaming.py draws beside scans
 
 READERS: dict[str, Callable[[Path, str | None, str], Frame]] = {
     ".sxm": read_sxm,
@@ -31,6 +33,16 @@ READERS: dict[str, Callable[[Path, str | None, str], Frame]] = {
     **dict.fromkeys((".tif", ".tiff"), read_tiff),
     ".npy": read_npy,
 }
+
+
+def is_scan_file(path: Path) -> bool:
+    """Whether a file may be a scan, by its name."""
+    return path.suffix.lower() in READERS and not path.name.endswith(DRAWN)
+
+
+def files_of(path: Path) -> list[Path]:
+    """What [`read_scan`] reads of a scan: its file; of MATRIX also the result file beside it, be it there or not."""
+    return [path, result_file(path)] if path.suffix.lower() == ".z_mtrx" else [path]
 
 
 def read_scan(path: str | Path, channel: str | None = None, direction: str = "forward") -> Scan:
@@ -49,10 +61,15 @@ def read_scan(path: str | Path, channel: str | None = None, direction: str = "fo
         The scan, under the file's name without its ending.
 
     Raises:
-        ScanReadError: if the file is missing, of an unknown kind, broken, or empty, or has no such channel or
-            direction.
+        ScanReadError: if the file is missing, of an unknown kind, broken, or empty, has a name that is no text, or
+            has no such channel or direction.
     """
     path = Path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # on Linux a name is any bytes; tables, JSON and pictures hold Unicode
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise ScanReadError(f"{shown}: its name is not in UTF-8. Rename it.") from None
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ScanReadError(

@@ -64,6 +64,19 @@ def test_command_counts_and_draws(source, tmp_path, capsys):
     assert rows["a"] == ["1", "2", "0", "3"] and rows["c"] == ["1", "2", "0", "3"]
 
 
+def test_names_are_no_markup_of_terminals_or_pictures(tmp_path, capsys):
+    images, names = np.random.default_rng(0).normal(size=(2, 16, 16)), ["atoms [new]", "rows $_$"]
+    np.savez(
+        tmp_path / "scans.npz", images=images, labels=[0, 1], label_names=names, sessions=["[/b]", "[b]"],
+        scan_ids=["$_$", "$^$"],
+    )  # fmt: skip
+    picture = tmp_path / "sheet [new].png"
+    flags = ["--data_dir", str(tmp_path / "scans.npz"), "--cache_dir", str(tmp_path / "cache")]
+    assert look.main(["--dataset", "npz", *flags, "--pixels_per_line", "16", "--output_file", str(picture)]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*names, "[/b]", "[b]", picture.name)) and picture.is_file()
+
+
 def test_bad_input_is_one_sentence(capsys):
     assert look.main(["--columns", "0"]) == 2
     assert "columns must be at least 1" in capsys.readouterr().err

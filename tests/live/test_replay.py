@@ -1,5 +1,6 @@
 """Scans line by line from files: records, picture, and what is said about bad input."""
 
+import io
 import json
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from modeling_scanline.streaming_scanline import ScanlineStreamer
+from live.recorder import table_of
+from live.records import to_record
+from modeling_scanline.streaming_scanline import LineResult, ScanlineStreamer
 from run_streaming import main
 
 
@@ -49,6 +53,33 @@ def test_a_file_that_cannot_be_read_is_named_and_counted_and_the_others_are_done
     printed = capsys.readouterr().out
     assert "broken.png" in printed and "1 of 2 files could not be read" in printed
     assert len(read(scan)) == 40
+
+
+@pytest.mark.parametrize("name", ["tip [new].npy", "at $_$.npy"])
+def test_a_name_is_no_markup_of_terminals_or_pictures(model, scan, name, capsys):
+    path = scan.rename(scan.with_name(name))
+    assert main(["replay", str(path), "--model", str(model)]) == 0
+    assert f"{path}: after 40 lines" in capsys.readouterr().out
+    assert path.with_name(f"{name}.tip.png").is_file()
+
+
+def test_a_name_is_no_markup_of_the_table():
+    record = to_record(LineResult(0, 1, True, (1.0,), "[/b] rows", "[/b] rows"), ["[/b] rows"])
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table_of("a [b].npy", [record]))
+    printed = console.file.getvalue()
+    assert "a [b].npy" in printed and printed.count("[/b] rows") == 2
+
+
+def test_pictures_of_an_earlier_run_are_no_scans(model, scan):
+    assert main(["replay", str(scan), "--model", str(model)]) == 0
+    files = [str(scan), *map(str, scan.parent.glob("*.png"))]
+    assert main(["replay", *files, "--model", str(model)]) == 0
+    assert sorted(path.name for path in scan.parent.iterdir()) == [
+        "scan.npy",
+        "scan.npy.tip.jsonl",
+        "scan.npy.tip.png",
+    ]
 
 
 @pytest.mark.parametrize(

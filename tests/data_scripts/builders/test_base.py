@@ -70,6 +70,15 @@ class TestCache:
         load("folder", class_folders[0])
         assert count_preparations["folder"] == 2
 
+    def test_a_result_file_that_comes_later_prepares_again(self, class_folders, load, count_preparations):
+        """It says what the numbers of a MATRIX file mean."""
+        root, _ = class_folders
+        (root / "good" / "day--1_1.Z_mtrx").write_bytes(b"broken, and skipped")
+        load("folder", root)
+        (root / "good" / "day_0001.mtrx").write_bytes(b"result file")
+        load("folder", root)
+        assert count_preparations["folder"] == 2
+
     def test_failed_preparation_leaves_nothing_behind(self, class_folders, load, draw):
         root, heights = class_folders
         draw(root / "good" / "b.bmp")

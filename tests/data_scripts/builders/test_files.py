@@ -1,4 +1,6 @@
 import logging
+import os
+import sys
 from pathlib import Path
 
 import gwyfile
@@ -31,6 +33,7 @@ class TestClassFolders:
         draw(root / "overview.png")
         draw(root / ".thumbnails" / "a.png")
         draw(root / "good" / ".thumbnails" / "b.png")
+        draw(root / "good" / "b.png.tip.png")  # by run_streaming.py
         (root / "good" / "notes.txt").write_text("a good tip")
         scans = load("folder", root)
         assert len(scans) == len(heights) and scans.features["label"].names == ["bad tip", "good"]
@@ -42,6 +45,14 @@ class TestClassFolders:
             assert len(load("folder", root)) == len(heights)
         assert f"Skipped: {root / 'good' / 'broken.png'}: cannot be read" in caplog.text
         assert "1 files could not be read" in caplog.text
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is text")
+    def test_name_that_is_no_text_is_skipped_and_counted(self, class_folders, load, caplog):
+        root, heights = class_folders
+        (root / "good" / "b.png").rename(root / "good" / os.fsdecode(b"gr\xf6.png"))
+        with caplog.at_level(logging.WARNING):
+            assert len(load("folder", root)) == len(heights) - 1
+        assert "its name is not in UTF-8" in caplog.text and "1 files could not be read" in caplog.text
 
     def test_one_scan_in_two_files(self, class_folders, load, draw):
         draw(class_folders[0] / "good" / "b.bmp")

@@ -2,6 +2,8 @@ import contextlib
 import io
 import lzma
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -255,3 +257,18 @@ def test_tiff_that_promises_more_strips_than_it_lists_is_refused(tmp_path):
         file.pages[0].tags["ImageLength"].overwrite(1000)
     with pytest.raises(ScanReadError, match=r"lists 3 of the 250 strips that its size needs"):
         read_scan(path)
+
+
+def test_an_array_that_is_written_anew_while_it_is_read(tmp_path):
+    """In a process of its own: memory that is mapped to a file cut short is no error, it is the end of the process."""
+    path = tmp_path / "scan.npy"
+    np.save(path, np.ones((300, 300)))
+    program = (
+        "import os, sys\n"
+        "from data_scripts.readers.pictures import read_npy\n"
+        "from pathlib import Path\n"
+        "heights = read_npy(Path(sys.argv[1]), None, 'forward').heights\n"
+        "os.truncate(sys.argv[1], 0)\n"
+        "sys.exit(int(heights.sum() != 90000))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, path], check=False).returncode == 0

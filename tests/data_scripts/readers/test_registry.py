@@ -1,3 +1,4 @@
+import os
 import sys
 import warnings
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from writers import SAMPLES, gsf, npy
 
-from data_scripts import Scan, read_scan
+from data_scripts import Scan, ScanReadError, read_scan
 from data_scripts.readers import READERS
 from data_scripts.readers.registry import MAX_BYTES
 
@@ -55,6 +56,12 @@ class TestRefusals:
     @pytest.mark.parametrize("ending", READERS)
     def test_missing_file(self, ending, tmp_path, refusal):
         assert refusal(tmp_path / f"scan{ending}") == "there is no such file."
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is text")
+    def test_name_that_is_no_text(self, heights, put, tmp_path):
+        path = put("scan.npy", npy(heights)).rename(tmp_path / os.fsdecode(b"gr\xf6.npy"))
+        with pytest.raises(ScanReadError, match=r"gr\\xf6\.npy: its name is not in UTF-8\. Rename it\."):
+            read_scan(path)
 
     @pytest.mark.parametrize("ending", READERS)
     def test_folder(self, ending, tmp_path, refusal):
