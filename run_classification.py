@@ -144,6 +144,11 @@ def build_model(
                 )
     if data is not None and dict(enumerate(data.label_names)) == saved.id2label:
         changes.pop("id2label"), changes.pop("label2id")
+    elif data is not None and not to_train:
+        raise ConfigurationError(
+            f"{source}: tells {', '.join(saved.id2label.values())} apart, and the scans are of "
+            f"{', '.join(data.label_names)}: give scans of the same classes, or train it on with --do_train."
+        )
     if data is not None:
         changes["class_weights"] = data.class_weights
         if to_train and saved.model_type == ScanlineCausalConfig.model_type:
@@ -156,6 +161,14 @@ def build_model(
     model = AutoModelForImageClassification.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
     check_images(model, processor)
     return model, processor
+
+
+def find_classes(model_name_or_path: str | None) -> list[str]:
+    """The classes of the model that is applied or trained further, in its order; none for a new model."""
+    if model_name_or_path is None:
+        return []
+    id2label = AutoConfig.from_pretrained(model_name_or_path).id2label
+    return [id2label[label] for label in sorted(id2label)]
 
 
 def find_checkpoint(training_arguments: ScanlineTrainingArguments) -> str | None:
@@ -329,8 +342,10 @@ def run(
         if checkpoint is not None and (folder / SPLIT_FILE).is_file():
             split_file, extend = folder / SPLIT_FILE, False
         seed = training_arguments.data_seed or training_arguments.seed
+        with explained("model"):
+            classes = find_classes(model_arguments.model_name_or_path)
         with explained("data"), training_arguments.main_process_first(desc="preparing the dataset"):
-            data = load_data(data_arguments, seed, split_file, extend)
+            data = load_data(data_arguments, seed, split_file, extend, classes)
 
     # model
     with explained("model"):

@@ -632,3 +632,22 @@ def test_a_recipe_with_an_unknown_key_is_refused(tmp_path, capsys):
 def test_a_checkpoint_of_another_model_is_refused(finished_run, scans, capsys, model):
     flags = arguments(scans, finished_run, model, resume_from_checkpoint=True)
     assert "another model" in refused(flags, capsys)
+
+
+def test_classes_in_another_order_are_those_of_the_model_and_other_ones_are_refused(
+    finished_run, scans, tmp_path, capsys
+):
+    arrays = dict(np.load(scans))
+    order = np.array([2, 0, 1])
+    names = np.empty_like(arrays["label_names"])
+    names[order] = arrays["label_names"]
+    np.savez(tmp_path / "scans.npz", **arrays | {"labels": order[arrays["labels"]], "label_names": names})
+    for more in ({}, {"do_train": True, "num_train_epochs": 1, "learning_rate": 0}):
+        flags = {"do_eval": True, "model_name_or_path": finished_run, **more}
+        assert main(arguments(tmp_path / "scans.npz", tmp_path / f"run{len(more)}", **flags)) == 0
+        runs = (finished_run, tmp_path / f"run{len(more)}")
+        before, after = (json.loads((run / "summary.json").read_text())["validation"]["whole"] for run in runs)
+        assert after == before
+    np.savez(tmp_path / "others.npz", **arrays | {"label_names": np.array(["rows", "columns", "waves"])})
+    flags = arguments(tmp_path / "others.npz", tmp_path / "others", do_eval=True, model_name_or_path=finished_run)
+    assert "tells rows, columns, diagonals apart, and the scans are of rows, columns, waves" in refused(flags, capsys)
