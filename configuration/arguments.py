@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate.utils import broadcast_object_list
 from transformers import CONFIG_MAPPING, HfArgumentParser, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
@@ -300,6 +301,7 @@ class ScanlineTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             # otherwise two processes launched on a CPU each train alone, on all scans, without a word
             self.use_cpu = True
+        is_named_by_time = self.output_dir is None
         if self.output_dir is None:
             self.output_dir = str(Path(self.runs_dir) / new_run_name())
         if self.early_stopping_patience and self.eval_strategy == "no":
@@ -315,6 +317,8 @@ class ScanlineTrainingArguments(TrainingArguments):
         super().__post_init__()
         self.do_eval = do_eval  # the library sets it wherever there is an eval_strategy, also for predictions alone
         self.check_processes()
+        if is_named_by_time:  # they look at the clock one after the other
+            (self.output_dir,) = broadcast_object_list([self.output_dir])
 
     def check_processes(self) -> None:
         """Raises [`ConfigurationError`] if processes were launched that do not know of each other."""
@@ -330,7 +334,7 @@ GROUPS: tuple[Any, ...] = (ModelArguments, DataArguments, ScanlineTrainingArgume
 
 
 def new_run_name() -> str:
-    """`YYYYMMDD_HHMMSS`, or `YYYYMMDD_HHMMSS_jJOBID` under SLURM; the same in all processes of a launch."""
+    """`YYYYMMDD_HHMMSS`, or `YYYYMMDD_HHMMSS_jJOBID` under SLURM; the same whenever a process asks."""
     name = environ.setdefault("SCANLINE_RUN_TIME", datetime.now().strftime("%Y%m%d_%H%M%S"))
     job = environ.get("SLURM_JOB_ID")
     return f"{name}_j{job}" if job else name
