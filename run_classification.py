@@ -59,7 +59,7 @@ from experiments.library_models import (
     set_loss_entries,
 )
 from experiments.publish import PublishError, connect, publish
-from experiments.run_folder import METRICS_FILE, SPLIT_FILE, machine, write_recipe, write_summary
+from experiments.run_folder import METRICS_FILE, SPLIT_FILE, SUMMARY_FILE, machine, write_recipe, write_summary
 from experiments.scoring import TipStateScorer, score_part, split_outputs
 from experiments.trainer import ScanlineTrainer
 from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineImageProcessor
@@ -169,6 +169,12 @@ def find_classes(model_name_or_path: str | None) -> list[str]:
         return []
     id2label = AutoConfig.from_pretrained(model_name_or_path).id2label
     return [id2label[label] for label in sorted(id2label)]
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether there is something in a folder that a new run would write over; one without validation has no metrics."""
+    results = any((folder / name).exists() for name in (METRICS_FILE, SUMMARY_FILE))
+    return results or any(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}"))
 
 
 def find_checkpoint(training_arguments: ScanlineTrainingArguments) -> str | None:
@@ -326,7 +332,7 @@ def run(
     push = take_push(training_arguments)
     folder = Path(training_arguments.output_dir)  # type: ignore[arg-type]
     checkpoint = find_checkpoint(training_arguments) if training_arguments.do_train else None
-    if training_arguments.do_train and checkpoint is None and (folder / METRICS_FILE).exists():
+    if training_arguments.do_train and checkpoint is None and holds_run(folder):
         raise ConfigurationError(
             f"{folder}: holds a run already. Add --resume_from_checkpoint true to go on with it, or choose another "
             "output_dir."

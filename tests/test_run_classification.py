@@ -651,3 +651,12 @@ def test_classes_in_another_order_are_those_of_the_model_and_other_ones_are_refu
     np.savez(tmp_path / "others.npz", **arrays | {"label_names": np.array(["rows", "columns", "waves"])})
     flags = arguments(tmp_path / "others.npz", tmp_path / "others", do_eval=True, model_name_or_path=finished_run)
     assert "tells rows, columns, diagonals apart, and the scans are of rows, columns, waves" in refused(flags, capsys)
+
+
+@pytest.mark.parametrize("options", [{"split": "all"}, {"eval_strategy": "no", "load_best_model_at_end": False}])
+def test_a_run_that_was_not_validated_on_its_way_is_not_overwritten_either(options, scans, tmp_path, capsys):
+    flags = arguments(scans, tmp_path / "run", num_train_epochs=1, **options)
+    assert main(flags) == 0
+    assert "holds a run already" in refused(flags, capsys)
+    (tmp_path / "run" / "summary.json").unlink()  # stopped before it was scored
+    assert "holds a run already" in refused(flags, capsys)
