@@ -342,7 +342,8 @@ def run(
     data = None
     needs_data = training_arguments.do_train or training_arguments.do_eval or data_arguments.predict_dir is None
     if needs_data:
-        split_file = find_split_file(data_arguments, model_arguments.model_name_or_path)
+        with explained("data"):
+            split_file = find_split_file(data_arguments, model_arguments.model_name_or_path)
         # of a model that is trained on, with scans that there may be since; a split that was asked for is as it is
         extend = training_arguments.do_train and data_arguments.split_file is None
         if checkpoint is not None and (folder / SPLIT_FILE).is_file():

@@ -660,3 +660,10 @@ def test_a_run_that_was_not_validated_on_its_way_is_not_overwritten_either(optio
     assert "holds a run already" in refused(flags, capsys)
     (tmp_path / "run" / "summary.json").unlink()  # stopped before it was scored
     assert "holds a run already" in refused(flags, capsys)
+
+
+def test_a_damaged_split_of_the_model_is_named(finished_run, scans, tmp_path, capsys):
+    shutil.copytree(finished_run, tmp_path / "damaged")
+    (tmp_path / "damaged" / "split.json").write_text("{")
+    flags = arguments(scans, tmp_path / "run", do_eval=True, model_name_or_path=tmp_path / "damaged")
+    assert "split.json: not a split written by a run" in refused(flags, capsys)
