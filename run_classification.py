@@ -361,6 +361,7 @@ def run(
     validation = data.parts.get("validation") if data else None
     if validation is None:  # no epoch is better than another that anyone could tell
         training_arguments.eval_strategy, training_arguments.load_best_model_at_end = IntervalStrategy.NO, False
+        training_arguments.early_stopping_patience = 0
     trainer = ScanlineTrainer(
         model=model,
         args=training_arguments,

@@ -667,3 +667,8 @@ def test_a_damaged_split_of_the_model_is_named(finished_run, scans, tmp_path, ca
     (tmp_path / "damaged" / "split.json").write_text("{")
     flags = arguments(scans, tmp_path / "run", do_eval=True, model_name_or_path=tmp_path / "damaged")
     assert "split.json: not a split written by a run" in refused(flags, capsys)
+
+
+def test_where_nothing_is_held_out_nothing_stops_a_run_early(scans, tmp_path):
+    assert main(arguments(scans, tmp_path / "run", split="all", early_stopping_patience=1)) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 2
