@@ -362,6 +362,8 @@ def run(
     if validation is None:  # no epoch is better than another that anyone could tell
         training_arguments.eval_strategy, training_arguments.load_best_model_at_end = IntervalStrategy.NO, False
         training_arguments.early_stopping_patience = 0
+    with explained("output_dir"):
+        folder.mkdir(parents=True, exist_ok=True)
     trainer = ScanlineTrainer(
         model=model,
         args=training_arguments,
@@ -378,7 +380,6 @@ def run(
     )
     main_process = trainer.is_world_process_zero()
     if main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         if training_arguments.do_train and data is not None:
             write_recipe(folder, resolved_recipe(model_arguments, data_arguments, training_arguments))
             data.split.save(folder / SPLIT_FILE)

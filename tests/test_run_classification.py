@@ -672,3 +672,8 @@ def test_a_damaged_split_of_the_model_is_named(finished_run, scans, tmp_path, ca
 def test_where_nothing_is_held_out_nothing_stops_a_run_early(scans, tmp_path):
     assert main(arguments(scans, tmp_path / "run", split="all", early_stopping_patience=1)) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 2
+
+
+def test_a_file_in_place_of_the_folder_of_the_run_is_named(scans, tmp_path, capsys):
+    (tmp_path / "run").touch()
+    assert "output_dir: " in refused(arguments(scans, tmp_path / "run"), capsys)
