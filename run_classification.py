@@ -262,12 +262,30 @@ def print_figures(figures: dict[str, Any], summary: dict[str, Any]) -> None:
     console.print(table)
 
 
+def choose_scans(
+    data_arguments: DataArguments, data: Data | None, processor: ScanlineImageProcessor
+) -> tuple[ScanDataset, list[str], np.ndarray | None]:
+    """The scans to predict, their names and, where they are those of the validation part, their labels."""
+    if data_arguments.predict_dir is not None:
+        with explained("predict_dir"):
+            scan_ids, lines = read_folder(
+                data_arguments.predict_dir,
+                processor.pixels_per_line,
+                processor.max_lines or data_arguments.max_lines,
+            )
+        return ScanDataset(lines, None, processor.normalization), scan_ids, None
+    if data is None or "validation" not in data.parts:
+        raise ConfigurationError("predict_dir: with split=all there is no validation part, give a folder.")
+    validation = data.parts["validation"]
+    return validation, data.scan_ids["validation"], validation.labels.numpy()  # type: ignore[union-attr]
+
+
 def predict(
     trainer: ScanlineTrainer,
     dataset: ScanDataset,
     scan_ids: list[str],
-    names: list[str],
     true: np.ndarray | None,
+    names: list[str],
     folder: Path,
 ) -> None:
     """Writes the state of each scan, and how sure the model is, to `predictions.csv`; shows the first few."""
@@ -358,6 +376,9 @@ def run(
     with explained("model"):
         model, processor = build_model(model_arguments, data_arguments, data, training_arguments.do_train)
 
+    # found now, not after hours of training
+    chosen_scans = choose_scans(data_arguments, data, processor) if training_arguments.do_predict else None
+
     validation = data.parts.get("validation") if data else None
     if validation is None:  # no epoch is better than another that anyone could tell
         training_arguments.eval_strategy, training_arguments.load_best_model_at_end = IntervalStrategy.NO, False
@@ -426,22 +447,9 @@ def run(
             print_figures(figures, summary)
 
     # predictions
-    if training_arguments.do_predict:
-        if data_arguments.predict_dir is not None:
-            with explained("predict_dir"):
-                scan_ids, lines = read_folder(
-                    data_arguments.predict_dir,
-                    processor.pixels_per_line,
-                    processor.max_lines or data_arguments.max_lines,
-                )
-            dataset, true = ScanDataset(lines, None, processor.normalization), None
-        else:
-            if data is None or validation is None:
-                raise ConfigurationError("predict_dir: with split=all there is no validation part, give a folder.")
-            dataset, scan_ids = validation, data.scan_ids["validation"]
-            true = dataset.labels.numpy()  # type: ignore[union-attr]
+    if chosen_scans is not None:
         names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-        predict(trainer, dataset, scan_ids, names, true, folder)
+        predict(trainer, *chosen_scans, names, folder)
     if main_process and training_arguments.do_train:
         console.print(
             f"\nThe model is in {folder}. To load it anywhere:\n\n"

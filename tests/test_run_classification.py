@@ -677,3 +677,10 @@ def test_where_nothing_is_held_out_nothing_stops_a_run_early(scans, tmp_path):
 def test_a_file_in_place_of_the_folder_of_the_run_is_named(scans, tmp_path, capsys):
     (tmp_path / "run").touch()
     assert "output_dir: " in refused(arguments(scans, tmp_path / "run"), capsys)
+
+
+@pytest.mark.parametrize("options", [{"split": "all"}, {"predict_dir": "nowhere"}])
+def test_scans_to_classify_are_looked_for_before_training(options, scans, tmp_path, capsys):
+    flags = arguments(scans, tmp_path / "run", do_train=True, do_eval=True, do_predict=True, **options)
+    assert "predict_dir" in refused(flags, capsys)
+    assert not (tmp_path / "run").exists()
