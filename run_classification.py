@@ -172,7 +172,7 @@ def find_classes(model_name_or_path: str | None) -> list[str]:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether there is something in a folder that a new run would write over; one without validation has no metrics."""
+    """Whether a new run would write over what is in a folder; a run that was not validated has no metrics."""
     results = any((folder / name).exists() for name in (METRICS_FILE, SUMMARY_FILE))
     return results or any(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}"))
 

@@ -33,6 +33,7 @@ MODEL_CONFIGS = {
 }
 LIBRARY_PREFIX = "transformers:"
 LOSS_ENTRIES = ("class_weights", "label_smoothing")  # what the project's loss reads from a configuration
+LOWER_IS_BETTER = ("loss", "expected_calibration_error")  # of the figures that an epoch may be chosen by
 SCHEDULES = ("constant_with_warmup", "cosine", "reduce_lr_on_plateau")
 
 DESCRIPTION = """Trains, evaluates and applies models of the state of an STM tip.
@@ -291,7 +292,9 @@ class ScanlineTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept, beside the best."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether the run ends with its best epoch."})
     metric_for_best_model: str = field(default="balanced_accuracy", metadata={"help": "What best means."})
-    greater_is_better: bool = field(default=True, metadata={"help": "Whether more of it is better."})
+    greater_is_better: bool | None = field(
+        default=None, metadata={"help": "Whether more of it is better; by default of all but losses and errors."}
+    )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Whether a resumed run goes on with the counts of early stopping and so on."}
     )
@@ -313,6 +316,11 @@ class ScanlineTrainingArguments(TrainingArguments):
                 "push_to_hub publishes a run that trains and evaluates (do_train, do_eval) and needs hub_model_id, "
                 "OWNER/NAME. For a folder that there is already: python -m experiments.publish."
             )
+        if any(count < 1 for count in self.eval_line_counts):
+            raise ConfigurationError(f"eval_line_counts must be at least 1, got {self.eval_line_counts}.")
+        if self.greater_is_better is None:
+            figure = (self.metric_for_best_model or "loss").removeprefix("eval_").partition("_at_")[0]
+            self.greater_is_better = figure not in LOWER_IS_BETTER
         do_eval = self.do_eval
         super().__post_init__()
         self.do_eval = do_eval  # the library sets it wherever there is an eval_strategy, also for predictions alone
