@@ -436,7 +436,8 @@ def resolved_recipe(*arguments: Any) -> dict[str, Any]:
                     if entry.default is not MISSING
                     else (entry.default_factory() if entry.default_factory is not MISSING else None)
                 )
-                if value == default or name.endswith("token"):
+                # a repetition of a run that was resumed has no checkpoint to go on from
+                if value == default or name.endswith("token") or name == "resume_from_checkpoint":
                     continue
             value = getattr(value, "value", value)
             if isinstance(value, (str, int, float, bool, list, dict, type(None))):

@@ -43,6 +43,11 @@ def test_a_recipe_never_holds_a_token(tmp_path):
     assert "hf_secret" not in yaml.safe_dump(resolved_recipe(*parse_arguments(flags)))
 
 
+def test_the_recipe_of_a_resumed_run_repeats_it_from_its_start(tmp_path):
+    flags = ["--resume_from_checkpoint", "true", "--output_dir", str(tmp_path)]
+    assert "resume_from_checkpoint" not in resolved_recipe(*parse_arguments(flags))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
