@@ -21,7 +21,7 @@ try:
 except ImportError:  # not a Unix: whoever starts a run twice at once has to know
     fcntl = None  # type: ignore[assignment]
 
-from .run_folder import ARGUMENTS_FILE, SUMMARY_FILE
+from .run_folder import ARGUMENTS_FILE, SUMMARY_FILE, write_whole
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_classification.py"
 LAST_EPOCH = ("--eval_strategy", "no", "--no_load_best_model_at_end")  # nothing is chosen on what is then reported
@@ -72,7 +72,7 @@ class Run:
                 f"{self.folder}: was run with other arguments (see {asked.name}); choose another work_dir."
             )
         asked.parent.mkdir(parents=True, exist_ok=True)
-        asked.write_text(json.dumps(self.arguments), encoding="utf-8")
+        write_whole(asked, json.dumps(self.arguments))
         path = self.folder / SUMMARY_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
