@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         folder: that it writes. Beside it lie `NAME.log`, what it prints; `NAME.arguments.json`; `NAME.lock`, held as
-            long as its process lives, also when that has lost who started it; and `NAME.failed` if it failed.
+            long as its process lives, also when that has lost who started it; and `NAME.failed` if it failed by itself.
         arguments: of `run_classification.py`, without `--output_dir`.
     """
 
@@ -123,7 +123,8 @@ class Run:
                 pass_fds=() if lock is None else (lock,),
             ).returncode
         if code:
-            self.beside("failed").write_text(f"status {code}\n", encoding="utf-8")
+            if code > 0:  # not one that was stopped by a signal, as by Ctrl-C: it goes on the next time
+                self.beside("failed").write_text(f"status {code}\n", encoding="utf-8")
             raise RuntimeError(f"{self.folder.name} ended with status {code}; see {self.log}.")
         self.beside("failed").unlink(missing_ok=True)
         summary = self.summary()
