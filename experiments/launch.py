@@ -161,11 +161,14 @@ def execute_all(runs: Sequence[Run], jobs: int, console: Console) -> list[str]:
 
 
 def _environments(jobs: int) -> Iterable[dict[str, str]]:
-    accelerators = torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    # those that this process may use, which are not the first ones of the machine where somebody has chosen
+    chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    accelerators = (chosen or [str(number) for number in range(count)])[:count]
     for job in range(jobs):
         environment = {}
         if jobs > 1:
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
         if accelerators:
-            environment["CUDA_VISIBLE_DEVICES"] = str(job % accelerators)
+            environment["CUDA_VISIBLE_DEVICES"] = accelerators[job % len(accelerators)]
         yield environment

@@ -84,3 +84,12 @@ class TestAll:
         runs = [Run(tmp_path / str(number), ()) for number in range(3)]
         execute(*runs, jobs=4)
         assert [json.loads((run.folder / "summary.json").read_text())["threads"] for run in runs] == ["2"] * 3
+
+    @pytest.mark.parametrize(("chosen", "given"), [(None, ["0", "1", "0"]), ("3,GPU-5", ["3", "GPU-5", "3"])])
+    def test_take_turns_on_the_accelerators_that_there_are_for_them(self, chosen, given, monkeypatch):
+        monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 2)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if chosen is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        environments = launch._environments(3)
+        assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == given
