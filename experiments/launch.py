@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         folder: that it writes. Beside it lie `NAME.log`, what it prints; `NAME.arguments.json`; `NAME.lock`, held as
-            long as its process lives, also when that has lost who started it; and `NAME.failed` if it failed by itself.
+            long as its process lives, also when that has lost who started it; `NAME.failed` if it failed by itself.
         arguments: of `run_classification.py`, without `--output_dir`.
     """
 

@@ -108,11 +108,18 @@ class TestFiles:
             ({"recipe": "causal", "runs": [1]}, "runs must map names to options"),
             ({"recipe": "no_such", "runs": {"one": {}}}, "no such recipe"),
             ({"recipes": "causal", "runs": {}}, "unknown recipes"),
+            ({"runs": {"one": 3}}, "runs: one must map names to options"),
+            ({"runs": {"one": {}}, "options": [1]}, "options must map names to options"),
+            ({"runs": {"one": {}}, "seeds": 42}, "seeds must be a list of whole numbers, got 42"),
         ],
     )
     def test_what_is_no_sweep_is_refused(self, content, reason, tmp_path):
         with pytest.raises(ConfigurationError, match=reason):
             Sweep.read(write(tmp_path, **content))
+
+    def test_a_run_without_options_is_the_recipe_as_it_is(self, tmp_path):
+        sweep = Sweep.read(write(tmp_path, recipe="causal_small", runs={"base": None, "wide": {"weight_decay": 0.1}}))
+        assert sweep.configurations["base"] == {"config": "causal_small"}
 
     def test_an_unknown_name_tells_the_known_ones(self):
         with pytest.raises(ConfigurationError, match="There are: class_weights, layers"):
