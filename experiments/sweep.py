@@ -284,6 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sweep = Sweep.read(arguments.sweep)
         arguments.work_dir = arguments.work_dir or Path("runs") / "sweeps" / sweep.name
         if sweep.search:
+            if arguments.list:
+                raise ConfigurationError(f"--list: what {sweep.name} runs is proposed when its turn comes.")
             failures = search(sweep, arguments)
         else:
             runs = sweep.runs(arguments.work_dir, arguments.seeds, arguments.extra)

@@ -204,3 +204,8 @@ class TestSearch:
         command = [write(tmp_path, search={"learning_rate": {"low": 1}}), "--work_dir", str(tmp_path / "runs")]
         assert main(command) == 2
         assert "wants choices, or low and high" in capsys.readouterr().err
+
+    def test_is_not_begun_where_its_runs_are_to_be_listed(self, tmp_path, capsys):
+        command = [write(tmp_path, search={"learning_rate": {"low": 0.0, "high": 1.0}}), "--trials", "1", "--list"]
+        assert main([*command, "--work_dir", str(tmp_path / "runs")]) == 2
+        assert "--list" in capsys.readouterr().err and not (tmp_path / "runs").exists()
