@@ -66,7 +66,7 @@ from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineImag
 from modeling_scanline.configuration_scanline import CALIBRATION_ENTRIES
 
 logger = logging.getLogger("run_classification")
-console = Console()
+console = Console(markup=False)  # names may have brackets
 # entries of a configuration that hold for the weights and the scans they were found with
 FOUND_AFTER_TRAINING = (
     *CALIBRATION_ENTRIES,
@@ -455,7 +455,8 @@ def run(
             f"\nThe model is in {folder}. To load it anywhere:\n\n"
             "    from transformers import pipeline\n\n"
             f'    classify = pipeline("image-classification", model="{folder}", trust_remote_code=True)\n'
-            '    classify("scan.png")\n'
+            '    classify("scan.png")\n',
+            soft_wrap=True,  # to be copied
         )
 
     # publication

@@ -57,7 +57,7 @@ FREE = OF_THE_MACHINE | {
     "split", "split_seed", "num_folds", "fold", "validation_fraction", "seed", "eval_strategy",
     "load_best_model_at_end", "eval_line_counts",
 }  # fmt: skip
-console = Console()
+console = Console(markup=False)  # names may have brackets
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from .launch import Run, execute_all
 
 KEYS = ("recipe", "seeds", "options", "grid", "runs", "search", "reported")
 DEFAULT_SEEDS = (42,)
-console = Console()
+console = Console(markup=False)  # names may have brackets
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.index is None and any(arguments.work_dir.glob("*/summary.json")):
         analyze([str(arguments.work_dir)])
     for failure in failures:
-        console.print(f"[red]{failure}[/red]", highlight=False, soft_wrap=True)
+        console.print(failure, style="red", highlight=False, soft_wrap=True)
     return 1 if failures else 0
 
 

@@ -684,3 +684,16 @@ def test_scans_to_classify_are_looked_for_before_training(options, scans, tmp_pa
     flags = arguments(scans, tmp_path / "run", do_train=True, do_eval=True, do_predict=True, **options)
     assert "predict_dir" in refused(flags, capsys)
     assert not (tmp_path / "run").exists()
+
+
+def test_names_in_brackets_are_shown_as_they_are(scans, tmp_path, capsys):
+    arrays = dict(np.load(scans)) | {"label_names": np.array(["rows", "[up]", "di|ag, onals"])}
+    arrays["scan_ids"] = np.array([f"scan [no. {number}]" for number in range(96)])
+    np.savez(tmp_path / "scans.npz", **arrays)
+    folder = tmp_path / "runs [new]"
+    flags = arguments(tmp_path / "scans.npz", folder, num_train_epochs=1, do_train=True, do_eval=True, do_predict=True)
+    assert main(flags) == 0
+    shown = capsys.readouterr().out
+    assert "[up]" in shown and "scan [no. 95]" in shown and f'model="{folder}", trust_remote_code=True' in shown
+    with (folder / "predictions.csv").open(newline="") as file:
+        assert "di|ag, onals" in csv.DictReader(file).fieldnames

@@ -184,6 +184,11 @@ class TestRuns:
         ]
         assert len(list(work_dir.glob("*/summary.json"))) == 4
 
+    def test_a_folder_in_brackets_is_shown_as_it_is(self, tmp_path, capsys):
+        work_dir = tmp_path / "runs [new]"
+        assert main([write(tmp_path, grid={"learning_rate": [13.0]}), "--work_dir", str(work_dir)]) == 1
+        assert f"see {work_dir}" in capsys.readouterr().out
+
 
 class TestSearch:
     def test_goes_on_where_it_stopped_and_finds_what_is_best(self, tmp_path, capsys):
