@@ -240,7 +240,8 @@ def summarize(
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,
         "metric_for_best_model": training_arguments.metric_for_best_model,
-        "best_step": trainer.state.best_global_step,
+        # the Trainer notes the best one also where the last is kept
+        "best_step": trainer.state.best_global_step if training_arguments.load_best_model_at_end else None,
         "machine": machine(),
         **figures,
     }

@@ -697,3 +697,9 @@ def test_names_in_brackets_are_shown_as_they_are(scans, tmp_path, capsys):
     assert "[up]" in shown and "scan [no. 95]" in shown and f'model="{folder}", trust_remote_code=True' in shown
     with (folder / "predictions.csv").open(newline="") as file:
         assert "di|ag, onals" in csv.DictReader(file).fieldnames
+
+
+def test_a_run_that_keeps_its_last_epoch_says_so(scans, tmp_path):
+    assert main(arguments(scans, tmp_path / "run", load_best_model_at_end=False)) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["best_step"] is None
+    assert "those of the last epoch" in (tmp_path / "run" / "README.md").read_text()
