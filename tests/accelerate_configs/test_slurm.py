@@ -78,6 +78,8 @@ def test_what_is_asked_of_slurm(job):
         "output",
     } <= options.keys()
     assert options["signal"] == "B:USR1@120" and options["open-mode"] == "append"
+    # SLURM makes no folder for the log, and the job would end before its first line
+    assert (ROOT / options["output"]).parent.is_dir()
 
 
 def test_one_gpu(cluster):
