@@ -384,6 +384,12 @@ def run(
     if validation is None:  # no epoch is better than another that anyone could tell
         training_arguments.eval_strategy, training_arguments.load_best_model_at_end = IntervalStrategy.NO, False
         training_arguments.early_stopping_patience = 0
+    scorer = None
+    if data is not None and validation is not None:
+        scorer = TipStateScorer(validation, data.label_names, training_arguments.eval_line_counts)
+        if training_arguments.do_train and training_arguments.eval_strategy != IntervalStrategy.NO:
+            with explained("metric_for_best_model"):
+                scorer.check_figure(str(training_arguments.metric_for_best_model))
     with explained("output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
     trainer = ScanlineTrainer(
@@ -394,11 +400,7 @@ def run(
         train_dataset=data.parts["train"] if data else None,
         eval_dataset=validation,
         processing_class=processor,
-        compute_metrics=(
-            TipStateScorer(validation, data.label_names, training_arguments.eval_line_counts)
-            if data is not None and validation is not None
-            else None
-        ),
+        compute_metrics=scorer,
     )
     main_process = trainer.is_world_process_zero()
     if main_process:
@@ -435,8 +437,8 @@ def run(
                 chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_TRAIN_SCORED)).astype(int)
                 dataset = dataset.select(chosen)
                 scan_ids, groups, line_counts = [scan_ids[i] for i in chosen], [groups[i] for i in chosen], []
-            scorer = TipStateScorer(dataset, data.label_names, line_counts)
-            figures[part], probabilities = score_part(trainer, dataset.as_measured(), scorer, scan_ids, groups)
+            of_part = TipStateScorer(dataset, data.label_names, line_counts)
+            figures[part], probabilities = score_part(trainer, dataset.as_measured(), of_part, scan_ids, groups)
             if main_process and part != "train":
                 probabilities.save(folder, part)
                 figures[part] |= {"sessions": probabilities.by_session(), "mistakes": probabilities.surest_mistakes()}

@@ -703,3 +703,10 @@ def test_a_run_that_keeps_its_last_epoch_says_so(scans, tmp_path):
     assert main(arguments(scans, tmp_path / "run", load_best_model_at_end=False)) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["best_step"] is None
     assert "those of the last epoch" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_a_figure_to_choose_the_epoch_by_that_there_is_none_of_is_refused_before_training(scans, tmp_path, capsys):
+    message = refused(arguments(scans, tmp_path / "run", metric_for_best_model="balanced_acuracy"), capsys)
+    assert "no figure 'balanced_acuracy'" in message and "auroc_at_24" in message
+    assert not (tmp_path / "run").exists()
+    assert main(arguments(scans, tmp_path / "run", metric_for_best_model="auroc_at_24")) == 0
