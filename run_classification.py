@@ -59,14 +59,14 @@ from experiments.library_models import (
     set_loss_entries,
 )
 from experiments.publish import PublishError, connect, publish
-from experiments.run_folder import METRICS_FILE, SPLIT_FILE, machine, write_recipe, write_summary
+from experiments.run_folder import METRICS_FILE, SPLIT_FILE, SUMMARY_FILE, machine, write_recipe, write_summary
 from experiments.scoring import TipStateScorer, score_part, split_outputs
 from experiments.trainer import ScanlineTrainer
 from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineImageProcessor
 from modeling_scanline.configuration_scanline import CALIBRATION_ENTRIES
 
 logger = logging.getLogger("run_classification")
-console = Console()
+console = Console(markup=False)  # names may have brackets
 # entries of a configuration that hold for the weights and the scans they were found with
 FOUND_AFTER_TRAINING = (
     *CALIBRATION_ENTRIES,
@@ -144,6 +144,11 @@ def build_model(
                 )
     if data is not None and dict(enumerate(data.label_names)) == saved.id2label:
         changes.pop("id2label"), changes.pop("label2id")
+    elif data is not None and not to_train:
+        raise ConfigurationError(
+            f"{source}: tells {', '.join(saved.id2label.values())} apart, and the scans are of "
+            f"{', '.join(data.label_names)}: give scans of the same classes, or train it on with --do_train."
+        )
     if data is not None:
         changes["class_weights"] = data.class_weights
         if to_train and saved.model_type == ScanlineCausalConfig.model_type:
@@ -156,6 +161,20 @@ def build_model(
     model = AutoModelForImageClassification.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
     check_images(model, processor)
     return model, processor
+
+
+def find_classes(model_name_or_path: str | None) -> list[str]:
+    """The classes of the model that is applied or trained further, in its order; none for a new model."""
+    if model_name_or_path is None:
+        return []
+    id2label = AutoConfig.from_pretrained(model_name_or_path).id2label
+    return [id2label[label] for label in sorted(id2label)]
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a new run would write over what is in a folder; a run that was not validated has no metrics."""
+    results = any((folder / name).exists() for name in (METRICS_FILE, SUMMARY_FILE))
+    return results or any(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}"))
 
 
 def find_checkpoint(training_arguments: ScanlineTrainingArguments) -> str | None:
@@ -221,7 +240,8 @@ def summarize(
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,
         "metric_for_best_model": training_arguments.metric_for_best_model,
-        "best_step": trainer.state.best_global_step,
+        # the Trainer notes the best one also where the last is kept
+        "best_step": trainer.state.best_global_step if training_arguments.load_best_model_at_end else None,
         "machine": machine(),
         **figures,
     }
@@ -243,12 +263,30 @@ def print_figures(figures: dict[str, Any], summary: dict[str, Any]) -> None:
     console.print(table)
 
 
+def choose_scans(
+    data_arguments: DataArguments, data: Data | None, processor: ScanlineImageProcessor
+) -> tuple[ScanDataset, list[str], np.ndarray | None]:
+    """The scans to predict, their names and, where they are those of the validation part, their labels."""
+    if data_arguments.predict_dir is not None:
+        with explained("predict_dir"):
+            scan_ids, lines = read_folder(
+                data_arguments.predict_dir,
+                processor.pixels_per_line,
+                processor.max_lines or data_arguments.max_lines,
+            )
+        return ScanDataset(lines, None, processor.normalization), scan_ids, None
+    if data is None or "validation" not in data.parts:
+        raise ConfigurationError("predict_dir: with split=all there is no validation part, give a folder.")
+    validation = data.parts["validation"]
+    return validation, data.scan_ids["validation"], validation.labels.numpy()  # type: ignore[union-attr]
+
+
 def predict(
     trainer: ScanlineTrainer,
     dataset: ScanDataset,
     scan_ids: list[str],
-    names: list[str],
     true: np.ndarray | None,
+    names: list[str],
     folder: Path,
 ) -> None:
     """Writes the state of each scan, and how sure the model is, to `predictions.csv`; shows the first few."""
@@ -313,7 +351,7 @@ def run(
     push = take_push(training_arguments)
     folder = Path(training_arguments.output_dir)  # type: ignore[arg-type]
     checkpoint = find_checkpoint(training_arguments) if training_arguments.do_train else None
-    if training_arguments.do_train and checkpoint is None and (folder / METRICS_FILE).exists():
+    if training_arguments.do_train and checkpoint is None and holds_run(folder):
         raise ConfigurationError(
             f"{folder}: holds a run already. Add --resume_from_checkpoint true to go on with it, or choose another "
             "output_dir."
@@ -323,22 +361,37 @@ def run(
     data = None
     needs_data = training_arguments.do_train or training_arguments.do_eval or data_arguments.predict_dir is None
     if needs_data:
-        split_file = find_split_file(data_arguments, model_arguments.model_name_or_path)
+        with explained("data"):
+            split_file = find_split_file(data_arguments, model_arguments.model_name_or_path)
         # of a model that is trained on, with scans that there may be since; a split that was asked for is as it is
         extend = training_arguments.do_train and data_arguments.split_file is None
         if checkpoint is not None and (folder / SPLIT_FILE).is_file():
             split_file, extend = folder / SPLIT_FILE, False
         seed = training_arguments.data_seed or training_arguments.seed
+        with explained("model"):
+            classes = find_classes(model_arguments.model_name_or_path)
         with explained("data"), training_arguments.main_process_first(desc="preparing the dataset"):
-            data = load_data(data_arguments, seed, split_file, extend)
+            data = load_data(data_arguments, seed, split_file, extend, classes)
 
     # model
     with explained("model"):
         model, processor = build_model(model_arguments, data_arguments, data, training_arguments.do_train)
 
+    # found now, not after hours of training
+    chosen_scans = choose_scans(data_arguments, data, processor) if training_arguments.do_predict else None
+
     validation = data.parts.get("validation") if data else None
     if validation is None:  # no epoch is better than another that anyone could tell
         training_arguments.eval_strategy, training_arguments.load_best_model_at_end = IntervalStrategy.NO, False
+        training_arguments.early_stopping_patience = 0
+    scorer = None
+    if data is not None and validation is not None:
+        scorer = TipStateScorer(validation, data.label_names, training_arguments.eval_line_counts)
+        if training_arguments.do_train and training_arguments.eval_strategy != IntervalStrategy.NO:
+            with explained("metric_for_best_model"):
+                scorer.check_figure(str(training_arguments.metric_for_best_model))
+    with explained("output_dir"):
+        folder.mkdir(parents=True, exist_ok=True)
     trainer = ScanlineTrainer(
         model=model,
         args=training_arguments,
@@ -347,15 +400,10 @@ def run(
         train_dataset=data.parts["train"] if data else None,
         eval_dataset=validation,
         processing_class=processor,
-        compute_metrics=(
-            TipStateScorer(validation, data.label_names, training_arguments.eval_line_counts)
-            if data is not None and validation is not None
-            else None
-        ),
+        compute_metrics=scorer,
     )
     main_process = trainer.is_world_process_zero()
     if main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         if training_arguments.do_train and data is not None:
             write_recipe(folder, resolved_recipe(model_arguments, data_arguments, training_arguments))
             data.split.save(folder / SPLIT_FILE)
@@ -389,8 +437,8 @@ def run(
                 chosen = np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_TRAIN_SCORED)).astype(int)
                 dataset = dataset.select(chosen)
                 scan_ids, groups, line_counts = [scan_ids[i] for i in chosen], [groups[i] for i in chosen], []
-            scorer = TipStateScorer(dataset, data.label_names, line_counts)
-            figures[part], probabilities = score_part(trainer, dataset.as_measured(), scorer, scan_ids, groups)
+            of_part = TipStateScorer(dataset, data.label_names, line_counts)
+            figures[part], probabilities = score_part(trainer, dataset.as_measured(), of_part, scan_ids, groups)
             if main_process and part != "train":
                 probabilities.save(folder, part)
                 figures[part] |= {"sessions": probabilities.by_session(), "mistakes": probabilities.surest_mistakes()}
@@ -402,28 +450,16 @@ def run(
             print_figures(figures, summary)
 
     # predictions
-    if training_arguments.do_predict:
-        if data_arguments.predict_dir is not None:
-            with explained("predict_dir"):
-                scan_ids, lines = read_folder(
-                    data_arguments.predict_dir,
-                    processor.pixels_per_line,
-                    processor.max_lines or data_arguments.max_lines,
-                )
-            dataset, true = ScanDataset(lines, None, processor.normalization), None
-        else:
-            if data is None or validation is None:
-                raise ConfigurationError("predict_dir: with split=all there is no validation part, give a folder.")
-            dataset, scan_ids = validation, data.scan_ids["validation"]
-            true = dataset.labels.numpy()  # type: ignore[union-attr]
+    if chosen_scans is not None:
         names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-        predict(trainer, dataset, scan_ids, names, true, folder)
+        predict(trainer, *chosen_scans, names, folder)
     if main_process and training_arguments.do_train:
         console.print(
             f"\nThe model is in {folder}. To load it anywhere:\n\n"
             "    from transformers import pipeline\n\n"
             f'    classify = pipeline("image-classification", model="{folder}", trust_remote_code=True)\n'
-            '    classify("scan.png")\n'
+            '    classify("scan.png")\n',
+            soft_wrap=True,  # to be copied
         )
 
     # publication

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate.utils import broadcast_object_list
 from transformers import CONFIG_MAPPING, HfArgumentParser, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
@@ -32,6 +33,7 @@ MODEL_CONFIGS = {
 }
 LIBRARY_PREFIX = "transformers:"
 LOSS_ENTRIES = ("class_weights", "label_smoothing")  # what the project's loss reads from a configuration
+LOWER_IS_BETTER = ("loss", "expected_calibration_error")  # of the figures that an epoch may be chosen by
 SCHEDULES = ("constant_with_warmup", "cosine", "reduce_lr_on_plateau")
 
 DESCRIPTION = """Trains, evaluates and applies models of the state of an STM tip.
@@ -290,7 +292,9 @@ class ScanlineTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept, beside the best."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether the run ends with its best epoch."})
     metric_for_best_model: str = field(default="balanced_accuracy", metadata={"help": "What best means."})
-    greater_is_better: bool = field(default=True, metadata={"help": "Whether more of it is better."})
+    greater_is_better: bool | None = field(
+        default=None, metadata={"help": "Whether more of it is better; by default of all but losses and errors."}
+    )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Whether a resumed run goes on with the counts of early stopping and so on."}
     )
@@ -300,6 +304,7 @@ class ScanlineTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             # otherwise two processes launched on a CPU each train alone, on all scans, without a word
             self.use_cpu = True
+        is_named_by_time = self.output_dir is None
         if self.output_dir is None:
             self.output_dir = str(Path(self.runs_dir) / new_run_name())
         if self.early_stopping_patience and self.eval_strategy == "no":
@@ -311,10 +316,17 @@ class ScanlineTrainingArguments(TrainingArguments):
                 "push_to_hub publishes a run that trains and evaluates (do_train, do_eval) and needs hub_model_id, "
                 "OWNER/NAME. For a folder that there is already: python -m experiments.publish."
             )
+        if any(count < 1 for count in self.eval_line_counts):
+            raise ConfigurationError(f"eval_line_counts must be at least 1, got {self.eval_line_counts}.")
+        if self.greater_is_better is None:
+            figure = (self.metric_for_best_model or "loss").removeprefix("eval_").partition("_at_")[0]
+            self.greater_is_better = figure not in LOWER_IS_BETTER
         do_eval = self.do_eval
         super().__post_init__()
         self.do_eval = do_eval  # the library sets it wherever there is an eval_strategy, also for predictions alone
         self.check_processes()
+        if is_named_by_time:  # they look at the clock one after the other
+            (self.output_dir,) = broadcast_object_list([self.output_dir])
 
     def check_processes(self) -> None:
         """Raises [`ConfigurationError`] if processes were launched that do not know of each other."""
@@ -330,7 +342,7 @@ GROUPS: tuple[Any, ...] = (ModelArguments, DataArguments, ScanlineTrainingArgume
 
 
 def new_run_name() -> str:
-    """`YYYYMMDD_HHMMSS`, or `YYYYMMDD_HHMMSS_jJOBID` under SLURM; the same in all processes of a launch."""
+    """`YYYYMMDD_HHMMSS`, or `YYYYMMDD_HHMMSS_jJOBID` under SLURM; the same whenever a process asks."""
     name = environ.setdefault("SCANLINE_RUN_TIME", datetime.now().strftime("%Y%m%d_%H%M%S"))
     job = environ.get("SLURM_JOB_ID")
     return f"{name}_j{job}" if job else name
@@ -424,7 +436,8 @@ def resolved_recipe(*arguments: Any) -> dict[str, Any]:
                     if entry.default is not MISSING
                     else (entry.default_factory() if entry.default_factory is not MISSING else None)
                 )
-                if value == default or name.endswith("token"):
+                # a repetition of a run that was resumed has no checkpoint to go on from
+                if value == default or name.endswith("token") or name == "resume_from_checkpoint":
                     continue
             value = getattr(value, "value", value)
             if isinstance(value, (str, int, float, bool, list, dict, type(None))):

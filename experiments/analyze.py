@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--draw", action="store_true", help=f"draw into {FOLDER}/ in each run, and beside the runs")
     parser.add_argument("--output", type=Path, help="draw into this folder instead")
     arguments = parser.parse_args(argv)
-    console = Console(stderr="-" in (arguments.json, arguments.csv))
+    console = Console(stderr="-" in (arguments.json, arguments.csv), markup=False)  # names may have brackets
     if not console.is_terminal:
         console.width = WIDTH
     try:

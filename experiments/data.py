@@ -1,6 +1,7 @@
 """The data of a run: scans, labels, split, and what the Trainer gets of them."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,9 @@ class Data:
     scan_lines: dict[str, float]
 
 
-def load_data(arguments: DataArguments, seed: int, split_file: Path | None, extend: bool = False) -> Data:
+def load_data(
+    arguments: DataArguments, seed: int, split_file: Path | None, extend: bool = False, classes: Sequence[str] = ()
+) -> Data:
     """
     Scans → labels → split → datasets for training (augmented, labels as wanted) and scoring (clear labels).
 
@@ -51,13 +54,18 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None, exte
         seed: of what training draws at random.
         split_file: a split to use again; `None` for a new one.
         extend: whether labelled scans that it does not have get a part; else they are left out.
+        classes: of the model that is applied or trained further, in its order, which those of the scans are put into
+            where they are the same ones.
     """
     scans = arguments.load()
     unused = [f"unused_{number}" for number in range(1, arguments.unused_classes + 1)]
-    label_names = [*scans.features["label"].names, *unused]
+    names = scans.features["label"].names
+    order = [names.index(name) for name in classes] if sorted(classes) == sorted(names) else list(range(len(names)))
+    label_names = [*(names[place] for place in order), *unused]
     scan_ids = np.asarray(scans["scan_id"])
     sessions = groups_of(scans["session"], scan_ids)
-    scores = np.pad(np.asarray(scans["scores"], dtype=np.float32), ((0, 0), (0, len(unused))))
+    votes = np.asarray(scans["scores"], dtype=np.float32)
+    scores = np.pad(votes[:, order], ((0, 0), (0, len(unused))))
     stored = StoredLines(scans, arguments.max_lines)
     num_lines = stored.count_measured()
     complete = num_lines >= arguments.pixels_per_line
@@ -69,7 +77,8 @@ def load_data(arguments: DataArguments, seed: int, split_file: Path | None, exte
     if arguments.dedupe and split_file is None:
         duplicates = find_near_duplicates(stored[np.arange(len(stored))])
         groups, split_method = keep_together(arguments.split, sessions, scan_ids, duplicates.pairs)
-    parts = find_parts(arguments, scan_ids, groups, split_method, scores, split_file, extend)
+    # of the classes as the dataset has them: the split must not depend on the model
+    parts = find_parts(arguments, scan_ids, groups, split_method, votes, split_file, extend)
     train = parts["train"][is_labelled(train_labels[parts["train"]])]
     train = train[choose_share(_hard(train_labels[train]), arguments.train_fraction, arguments.split_seed)]
     datasets_by_part = {

@@ -41,7 +41,7 @@ TOLERANCE = 3  # lines, as everywhere
 SIMULATION_SEED = 1009  # of a stream that no recipe trains on
 COLUMNS = 2
 COLOURS = 128  # of the picture: a tenth of the bytes
-console = Console()
+console = Console(markup=False)  # names may have brackets
 
 
 @dataclass
@@ -227,7 +227,6 @@ def find_failures(source: ScanSource, arguments: FailureArguments) -> dict[str, 
         f"{len(streamed)} {failures['scans']}: the state of {failures['wrong']} was wrong in the end, "
         f"{failures['missed']} of {failures['changes']} tip changes were missed, {failures['false_alarms']} found "
         f"where there was none. The worst are in {folder / FAILURES_PICTURE} and in the card.",
-        markup=False,
     )
     return failures
 

@@ -21,7 +21,7 @@ try:
 except ImportError:  # not a Unix: whoever starts a run twice at once has to know
     fcntl = None  # type: ignore[assignment]
 
-from .run_folder import ARGUMENTS_FILE, SUMMARY_FILE
+from .run_folder import ARGUMENTS_FILE, SUMMARY_FILE, write_whole
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_classification.py"
 LAST_EPOCH = ("--eval_strategy", "no", "--no_load_best_model_at_end")  # nothing is chosen on what is then reported
@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         folder: that it writes. Beside it lie `NAME.log`, what it prints; `NAME.arguments.json`; `NAME.lock`, held as
-            long as its process lives, also when that has lost who started it; and `NAME.failed` if it failed.
+            long as its process lives, also when that has lost who started it; `NAME.failed` if it failed by itself.
         arguments: of `run_classification.py`, without `--output_dir`.
     """
 
@@ -72,7 +72,7 @@ class Run:
                 f"{self.folder}: was run with other arguments (see {asked.name}); choose another work_dir."
             )
         asked.parent.mkdir(parents=True, exist_ok=True)
-        asked.write_text(json.dumps(self.arguments), encoding="utf-8")
+        write_whole(asked, json.dumps(self.arguments))
         path = self.folder / SUMMARY_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -123,7 +123,8 @@ class Run:
                 pass_fds=() if lock is None else (lock,),
             ).returncode
         if code:
-            self.beside("failed").write_text(f"status {code}\n", encoding="utf-8")
+            if code > 0:  # not one that was stopped by a signal, as by Ctrl-C: it goes on the next time
+                self.beside("failed").write_text(f"status {code}\n", encoding="utf-8")
             raise RuntimeError(f"{self.folder.name} ended with status {code}; see {self.log}.")
         self.beside("failed").unlink(missing_ok=True)
         summary = self.summary()
@@ -160,11 +161,14 @@ def execute_all(runs: Sequence[Run], jobs: int, console: Console) -> list[str]:
 
 
 def _environments(jobs: int) -> Iterable[dict[str, str]]:
-    accelerators = torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    # those that this process may use, which are not the first ones of the machine where somebody has chosen
+    chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    accelerators = (chosen or [str(number) for number in range(count)])[:count]
     for job in range(jobs):
         environment = {}
         if jobs > 1:
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
         if accelerators:
-            environment["CUDA_VISIBLE_DEVICES"] = str(job % accelerators)
+            environment["CUDA_VISIBLE_DEVICES"] = accelerators[job % len(accelerators)]
         yield environment

@@ -33,6 +33,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from data_scripts.splits import Split
 from modeling_scanline.image_processing_scanline import NORMALIZATIONS
 
+from .analysis.record import OF_THE_MACHINE
 from .calibration import Calibration, cross_calibrated
 from .card import FIGURES, write_card
 from .decision import cross_decided, fit_thresholds
@@ -52,12 +53,11 @@ from .run_folder import (
 from .scoring import load_metric
 
 # what may differ between the run that is shipped and the folds that vouch for it
-FREE = {
-    "output_dir", "runs_dir", "split", "split_seed", "split_file", "num_folds", "fold", "validation_fraction", "seed",
-    "do_train", "do_eval", "eval_strategy", "save_strategy", "load_best_model_at_end", "data_dir", "cache_dir",
-    "eval_line_counts", "save_total_limit", "logging_strategy",
+FREE = OF_THE_MACHINE | {
+    "split", "split_seed", "num_folds", "fold", "validation_fraction", "seed", "eval_strategy",
+    "load_best_model_at_end", "eval_line_counts",
 }  # fmt: skip
-console = Console()
+console = Console(markup=False)  # names may have brackets
 
 
 @dataclass(frozen=True)

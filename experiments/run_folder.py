@@ -1,6 +1,7 @@
 """The folder that a run leaves: what it was, how it went, how it ended."""
 
 import json
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,13 @@ NOTES_FILE = "notes.md"
 ARGUMENTS_FILE = "{name}.arguments.json"  # beside the folder of a run that was launched
 # options that are of the machine, not of the model
 PATHS = ("output_dir", "runs_dir", "data_dir", "cache_dir", "split_file", "predict_dir", "model_name_or_path")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file in one step: whoever reads it meanwhile, or after a stop in between, finds the old or the new."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
 
 
 def append_metrics(folder: Path, record: dict[str, Any]) -> None:
@@ -46,7 +54,7 @@ def forget_metrics_after(folder: Path, epoch: float) -> None:
     path = folder / METRICS_FILE
     if path.exists():
         kept = [record for record in read_metrics(folder) if record["epoch"] <= epoch + 1e-6]
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def write_recipe(folder: Path, recipe: dict[str, Any], name: str = RECIPE_FILE) -> None:
@@ -68,7 +76,7 @@ def portable_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Writes how a run ended, as JSON."""
-    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
 
 
 def machine() -> dict[str, Any]:

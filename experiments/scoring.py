@@ -65,6 +65,15 @@ class TipStateScorer:
             predictions=softmax(logits), references=labels, label_names=self.label_names, on_missing_class="skip"
         )
 
+    def check_figure(self, name: str) -> None:
+        """Raises `ValueError` for what is no figure of an epoch: the Trainer finds out after the first one only."""
+        labels = np.asarray(self.dataset.labels)
+        figures = self.score(np.zeros((len(labels), len(self.label_names))), labels)
+        known = ["loss", *(each for each, value in figures.items() if isinstance(value, (int, float)))]
+        by_lines = [f"{each}_at_{count}" for count in self.line_counts for each in MAIN_FIGURES]
+        if name.removeprefix("eval_") not in known + by_lines:
+            raise ValueError(f"there is no figure {name!r} of an epoch; there are {', '.join(known + by_lines)}.")
+
     def by_lines(self, line_logits: np.ndarray, labels: np.ndarray) -> dict[int, dict[str, Any]]:
         """All figures of `line_logits` `[num_scans, lines, num_labels]` after each number of lines."""
         results = {}

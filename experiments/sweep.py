@@ -41,7 +41,7 @@ from .launch import Run, execute_all
 
 KEYS = ("recipe", "seeds", "options", "grid", "runs", "search", "reported")
 DEFAULT_SEEDS = (42,)
-console = Console()
+console = Console(markup=False)  # names may have brackets
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Sweep:
             raise ConfigurationError(f"{path}: a sweep has {', '.join(KEYS)}, got {wrong}.")
         if sum(key in content for key in ("grid", "runs", "search")) != 1:
             raise ConfigurationError(f"{path}: give one of grid, runs and search.")
-        common = dict(content.get("options") or {})
+        common = dict(_mapping(content.get("options") or {}, f"{path}: options"))
         if "recipe" in content:
             common["config"] = content["recipe"]
         if "search" in content:
@@ -87,16 +87,19 @@ class Sweep:
         elif "grid" in content:
             configurations = {name: merged(common, options) for name, options in _combinations(content["grid"], path)}
         else:
-            configurations = {
-                str(name): merged(common, {"config" if key == "recipe" else key: value for key, value in each.items()})
-                for name, each in _mapping(content["runs"], f"{path}: runs").items()
-            }
+            configurations = {}
+            for name, each in _mapping(content["runs"], f"{path}: runs").items():
+                options = _mapping({} if each is None else each, f"{path}: runs: {name}")  # none: the recipe as it is
+                named = {"config" if key == "recipe" else key: value for key, value in options.items()}
+                configurations[str(name)] = merged(common, named)
         for options in configurations.values():
             if "config" in options:
                 read_recipe(options["config"])  # now, not when its turn comes
-        seeds = content.get("seeds") or DEFAULT_SEEDS
+        seeds = content.get("seeds", DEFAULT_SEEDS)
+        if not isinstance(seeds, (list, tuple)) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+            raise ConfigurationError(f"{path}: seeds must be a list of whole numbers, got {seeds!r}.")
         search = _mapping(content.get("search") or {}, f"{path}: search")
-        return cls(path.stem, tuple(map(int, seeds)), configurations, search)
+        return cls(path.stem, tuple(seeds), configurations, search)
 
     def runs(self, work_dir: Path, seeds: Sequence[int] | None, extra: Sequence[str]) -> list[Run]:
         """All runs: all configurations with the first seed, then all with the next."""
@@ -281,6 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sweep = Sweep.read(arguments.sweep)
         arguments.work_dir = arguments.work_dir or Path("runs") / "sweeps" / sweep.name
         if sweep.search:
+            if arguments.list:
+                raise ConfigurationError(f"--list: what {sweep.name} runs is proposed when its turn comes.")
             failures = search(sweep, arguments)
         else:
             runs = sweep.runs(arguments.work_dir, arguments.seeds, arguments.extra)
@@ -298,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.index is None and any(arguments.work_dir.glob("*/summary.json")):
         analyze([str(arguments.work_dir)])
     for failure in failures:
-        console.print(f"[red]{failure}[/red]", highlight=False, soft_wrap=True)
+        console.print(failure, style="red", highlight=False, soft_wrap=True)
     return 1 if failures else 0
 
 

@@ -20,10 +20,12 @@ run_until_done() {
     if [[ -n "${SCANLINE_IMAGE:-}" ]]; then
         in_image=(apptainer exec --nv --bind "$PWD" "$SCANLINE_IMAGE")
     fi
-    # goes on from its last checkpoint, where there is one
-    local resume=()
-    if compgen -G "runs/${SCANLINE_RUN_TIME}_j${SLURM_JOB_ID}/checkpoint-*" >/dev/null; then
+    # goes on from its last whole checkpoint, where there is one; else it starts once more
+    local folder="runs/${SCANLINE_RUN_TIME}_j${SLURM_JOB_ID}" resume=()
+    if compgen -G "$folder/checkpoint-*/trainer_state.json" >/dev/null; then
         resume=(--resume_from_checkpoint true)
+    else
+        rm -f "$folder/metrics.jsonl"
     fi
     "${in_image[@]}" "$@" "${resume[@]}" &
     local process=$!

@@ -40,6 +40,17 @@ if accelerator.is_main_process:
 accelerator.end_training()
 """
 
+# As if a second went by between the starts of two processes.
+NAMED_BY_TIME = """
+import os
+
+os.environ["SCANLINE_RUN_TIME"] = f"20261123_10150{os.environ['RANK']}"
+
+from configuration import parse_arguments
+
+print(f"RESULT {parse_arguments(['--runs_dir', 'runs'])[2].output_dir}", flush=True)
+"""
+
 
 def start(probe: Path, config: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
     """Launch the probe as a user would, in an environment without settings from an outer launch."""
@@ -141,6 +152,13 @@ def test_one_process_on_the_cpu(probe: Path) -> None:
 def test_two_processes_on_the_cpu(probe: Path) -> None:
     launch = start(probe, FOLDER / "cpu_two_processes.yaml", ACCELERATE_USE_CPU="true")
     assert results(launch) == ["RESULT 2 gloo 3 cpu"]
+
+
+def test_two_processes_are_at_one_run(tmp_path: Path) -> None:
+    (tmp_path / "probe.py").write_text(NAMED_BY_TIME)
+    clean = {"PYTHONPATH": str(FOLDER.parent), "SLURM_JOB_ID": ""}
+    launch = start(tmp_path / "probe.py", FOLDER / "cpu_two_processes.yaml", **clean)
+    assert results(launch) == ["RESULT runs/20261123_101500"] * 2
 
 
 def test_two_machines_meet(probe: Path, tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def test_what_is_asked_of_slurm(job):
         "output",
     } <= options.keys()
     assert options["signal"] == "B:USR1@120" and options["open-mode"] == "append"
+    # SLURM makes no folder for the log, and the job would end before its first line
+    assert (ROOT / options["output"]).parent.is_dir()
 
 
 def test_one_gpu(cluster):
@@ -120,10 +122,22 @@ def test_a_job_that_is_queued_again_goes_on_in_its_folder(cluster):
     folder, _ = cluster
     first = submit(cluster, "one_gpu.sbatch", "--config", "causal")
     name = first.partition("name=")[2]
-    (folder / "runs" / name / "checkpoint-5").mkdir(parents=True)
+    checkpoint = folder / "runs" / name / "checkpoint-5"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").touch()
     time.sleep(1.1)  # another time than the first
     again = submit(cluster, "one_gpu.sbatch", "--config", "causal")
     assert again.endswith(f"--config causal --resume_from_checkpoint true name={name}")
+
+
+def test_a_job_that_was_ended_before_its_first_checkpoint_was_whole_starts_once_more(cluster):
+    folder, _ = cluster
+    name = submit(cluster, "one_gpu.sbatch", "--config", "causal").partition("name=")[2]
+    (folder / "runs" / name / "checkpoint-5").mkdir(parents=True)
+    (folder / "runs" / name / "metrics.jsonl").touch()  # which stands for a run, and would be refused
+    again = submit(cluster, "one_gpu.sbatch", "--config", "causal")
+    assert again.endswith(f"--config causal name={name}")
+    assert not (folder / "runs" / name / "metrics.jsonl").exists()
 
 
 def test_where_slurm_ends_the_job_it_is_queued_again(cluster):

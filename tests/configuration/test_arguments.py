@@ -43,6 +43,11 @@ def test_a_recipe_never_holds_a_token(tmp_path):
     assert "hf_secret" not in yaml.safe_dump(resolved_recipe(*parse_arguments(flags)))
 
 
+def test_the_recipe_of_a_resumed_run_repeats_it_from_its_start(tmp_path):
+    flags = ["--resume_from_checkpoint", "true", "--output_dir", str(tmp_path)]
+    assert "resume_from_checkpoint" not in resolved_recipe(*parse_arguments(flags))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -57,6 +62,7 @@ def test_a_recipe_never_holds_a_token(tmp_path):
         ("config_overrides: {layers: 3}", "no option 'layers'"),
         ("lr_scheduler_type: polynomial", "must be one of"),
         ("class_weights: heavy", "class_weights"),
+        ("eval_line_counts: [0, 5]", "eval_line_counts must be at least 1"),
         ("early_stopping_patience: 3\neval_strategy: 'no'\nload_best_model_at_end: false", "eval_strategy"),
     ],
 )
@@ -84,7 +90,7 @@ def test_runs_are_named_by_time_and_job(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "324891")
     name = new_run_name()
     assert re.fullmatch(r"\d{8}_\d{6}_j324891", name)
-    assert new_run_name() == name, "all processes of a launch must agree"
+    assert new_run_name() == name
     monkeypatch.delenv("SLURM_JOB_ID")
     assert re.fullmatch(r"\d{8}_\d{6}", new_run_name())
 
@@ -107,3 +113,17 @@ def test_share_of_the_training_scans_is_one():
     for share in ("0", "1.5"):
         with pytest.raises(ConfigurationError, match=r"train_fraction must lie in \(0, 1\]"):
             parse_arguments(["--train_fraction", share])
+
+
+@pytest.mark.parametrize(
+    ("metric", "more_is_better"),
+    [
+        ("balanced_accuracy", True), ("auroc_at_20", True), ("loss", False), ("eval_loss", False),
+        ("expected_calibration_error_at_20", False),
+    ],
+)  # fmt: skip
+def test_the_best_epoch_is_the_one_with_the_lowest_loss_or_error(metric, more_is_better):
+    assert parse_arguments(["--metric_for_best_model", metric])[2].greater_is_better == more_is_better
+    assert (
+        parse_arguments(["--metric_for_best_model", metric, "--greater_is_better", "no"])[2].greater_is_better is False
+    )

@@ -305,5 +305,14 @@ class TestSegments:
         dataset.set_epoch(1)
         assert not torch.equal(first, dataset.__getitems__(list(range(40)))["pixel_values"])
 
+    @pytest.mark.parametrize("persistent_workers", [False, True])
+    def test_end_in_workers_that_outlive_an_epoch_as_well(self, persistent_workers):
+        dataset = self.dataset()
+        options = {"num_workers": 1, "persistent_workers": persistent_workers, "collate_fn": collate_batch}
+        loader = DataLoader(dataset, 40, **options)
+        assert next(iter(loader))["pixel_values"].shape == (40, 8, 2)
+        dataset.set_epoch(2)
+        assert next(iter(loader))["pixel_values"].shape == (40, 30, 2)
+
     def test_not_where_scans_are_scored(self):
         assert self.dataset().as_measured().__getitems__([0])["pixel_values"].shape == (1, 30, 2)

@@ -259,6 +259,10 @@ class TestMany:
         assert [line.split(",")[0] for line in shown.splitlines()] == ["run", "a/x", "b/fold9", "b/fold10"]
         assert [run.name for run in find_runs([tmp_path / "runs" / "a" / "x"])] == ["x"]
 
+    def test_names_in_brackets_are_shown_as_they_are(self, runs, capsys):
+        fabricate_run(runs / "first [old]", epochs=1)
+        assert "first [old]" in say(capsys, runs)
+
     def test_comparison_says_who_is_ahead(self, runs, capsys):
         fabricate_run(runs / "guess", epochs=2, skill=0.01, weight_decay=9.0)
         shown = say(capsys, runs, "--compare")

@@ -8,7 +8,7 @@ from experiments import launch
 from experiments.launch import Run, execute_all
 
 SCRIPT = """
-import json, os, sys
+import json, os, signal, sys
 from pathlib import Path
 
 folder = Path(sys.argv[sys.argv.index("--output_dir") + 1])
@@ -21,6 +21,8 @@ if "--stop" in sys.argv and count == 0:
     (folder / "checkpoint-1").mkdir()
     (folder / "checkpoint-1" / "trainer_state.json").touch()
     sys.exit(3)
+if "--interrupt" in sys.argv and count == 0:
+    os.kill(os.getpid(), signal.SIGINT)
 resumed = "--resume_from_checkpoint" in sys.argv
 threads = os.environ.get("OMP_NUM_THREADS")
 (folder / "summary.json").write_text(json.dumps({"resumed": resumed, "threads": threads}))
@@ -56,6 +58,13 @@ class TestRun:
             run.execute()
         assert run.execute()["resumed"] is True
 
+    def test_that_was_interrupted_has_not_failed(self, tmp_path):
+        run = Run(tmp_path / "one", ("--interrupt",))
+        with pytest.raises(RuntimeError, match="ended with status -2"):
+            run.execute()
+        assert not run.has_failed
+        assert run.execute() == run.summary()
+
     def test_whose_name_has_a_point_logs_beside_itself(self, tmp_path):
         run = Run(tmp_path / "share_0.05", ("--fail",))
         with pytest.raises(RuntimeError):
@@ -75,3 +84,12 @@ class TestAll:
         runs = [Run(tmp_path / str(number), ()) for number in range(3)]
         execute(*runs, jobs=4)
         assert [json.loads((run.folder / "summary.json").read_text())["threads"] for run in runs] == ["2"] * 3
+
+    @pytest.mark.parametrize(("chosen", "given"), [(None, ["0", "1", "0"]), ("3,GPU-5", ["3", "GPU-5", "3"])])
+    def test_take_turns_on_the_accelerators_that_there_are_for_them(self, chosen, given, monkeypatch):
+        monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 2)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if chosen is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        environments = launch._environments(3)
+        assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == given

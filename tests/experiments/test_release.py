@@ -199,3 +199,8 @@ def test_folds_that_cannot_vouch_are_refused(run, tmp_path, changes, reason, cap
     assert publish(run, fold) == 2
     assert reason in caplog.text
     assert not (tmp_path / "hub").exists()
+
+
+def test_folds_may_come_from_another_machine_and_may_have_been_stopped_on_their_way(run, tmp_path):
+    of_machine = {"resume_from_checkpoint": "true", "use_cpu": True, "dataloader_num_workers": 2}
+    assert publish(run, leave_fold(tmp_path / "one", 1, **of_machine), leave_fold(tmp_path / "two", 2)) == 0

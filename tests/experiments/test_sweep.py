@@ -108,11 +108,18 @@ class TestFiles:
             ({"recipe": "causal", "runs": [1]}, "runs must map names to options"),
             ({"recipe": "no_such", "runs": {"one": {}}}, "no such recipe"),
             ({"recipes": "causal", "runs": {}}, "unknown recipes"),
+            ({"runs": {"one": 3}}, "runs: one must map names to options"),
+            ({"runs": {"one": {}}, "options": [1]}, "options must map names to options"),
+            ({"runs": {"one": {}}, "seeds": 42}, "seeds must be a list of whole numbers, got 42"),
         ],
     )
     def test_what_is_no_sweep_is_refused(self, content, reason, tmp_path):
         with pytest.raises(ConfigurationError, match=reason):
             Sweep.read(write(tmp_path, **content))
+
+    def test_a_run_without_options_is_the_recipe_as_it_is(self, tmp_path):
+        sweep = Sweep.read(write(tmp_path, recipe="causal_small", runs={"base": None, "wide": {"weight_decay": 0.1}}))
+        assert sweep.configurations["base"] == {"config": "causal_small"}
 
     def test_an_unknown_name_tells_the_known_ones(self):
         with pytest.raises(ConfigurationError, match="There are: class_weights, layers"):
@@ -177,6 +184,11 @@ class TestRuns:
         ]
         assert len(list(work_dir.glob("*/summary.json"))) == 4
 
+    def test_a_folder_in_brackets_is_shown_as_it_is(self, tmp_path, capsys):
+        work_dir = tmp_path / "runs [new]"
+        assert main([write(tmp_path, grid={"learning_rate": [13.0]}), "--work_dir", str(work_dir)]) == 1
+        assert f"see {work_dir}" in capsys.readouterr().out
+
 
 class TestSearch:
     def test_goes_on_where_it_stopped_and_finds_what_is_best(self, tmp_path, capsys):
@@ -197,3 +209,8 @@ class TestSearch:
         command = [write(tmp_path, search={"learning_rate": {"low": 1}}), "--work_dir", str(tmp_path / "runs")]
         assert main(command) == 2
         assert "wants choices, or low and high" in capsys.readouterr().err
+
+    def test_is_not_begun_where_its_runs_are_to_be_listed(self, tmp_path, capsys):
+        command = [write(tmp_path, search={"learning_rate": {"low": 0.0, "high": 1.0}}), "--trials", "1", "--list"]
+        assert main([*command, "--work_dir", str(tmp_path / "runs")]) == 2
+        assert "--list" in capsys.readouterr().err and not (tmp_path / "runs").exists()

@@ -300,3 +300,27 @@ def test_fewer_scans_may_be_trained_on_than_validated_on(scans, tmp_path):
     counts = {part: sum(classes.values()) for part, classes in summary["split"]["counts"].items()}
     assert counts["train"] < counts["validation"]
     assert sum(map(sum, summary["train"]["whole"]["confusion_matrix"])) == counts["train"]
+
+
+def test_where_nothing_is_held_out_nothing_stops_a_run_early(scans, tmp_path):
+    assert main(arguments(scans, tmp_path / "run", split="all", early_stopping_patience=1)) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 2
+
+
+def test_names_in_brackets_are_shown_as_they_are(scans, tmp_path, capsys):
+    arrays = dict(np.load(scans)) | {"label_names": np.array(["rows", "[up]", "di|ag, onals"])}
+    arrays["scan_ids"] = np.array([f"scan [no. {number}]" for number in range(96)])
+    np.savez(tmp_path / "scans.npz", **arrays)
+    folder = tmp_path / "runs [new]"
+    flags = arguments(tmp_path / "scans.npz", folder, num_train_epochs=1, do_train=True, do_eval=True, do_predict=True)
+    assert main(flags) == 0
+    shown = capsys.readouterr().out
+    assert "[up]" in shown and "scan [no. 95]" in shown and f'model="{folder}", trust_remote_code=True' in shown
+    with (folder / "predictions.csv").open(newline="") as file:
+        assert "di|ag, onals" in csv.DictReader(file).fieldnames
+
+
+def test_a_run_that_keeps_its_last_epoch_says_so(scans, tmp_path):
+    assert main(arguments(scans, tmp_path / "run", load_best_model_at_end=False)) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["best_step"] is None
+    assert "those of the last epoch" in (tmp_path / "run" / "README.md").read_text()

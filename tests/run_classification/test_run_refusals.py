@@ -1,5 +1,6 @@
 """What a run says about bad input."""
 
+import json
 import shutil
 
 import numpy as np
@@ -88,3 +89,57 @@ def test_a_checkpoint_of_another_model_is_refused(finished_run, scans, tmp_path,
     shutil.copytree(finished_run, tmp_path / "run")
     flags = arguments(scans, tmp_path / "run", model, resume_from_checkpoint=True)
     assert "another model" in refused(flags)
+
+
+def test_classes_in_another_order_are_those_of_the_model_and_other_ones_are_refused(
+    finished_run, scans, tmp_path, refused
+):
+    arrays = dict(np.load(scans))
+    order = np.array([2, 0, 1])
+    names = np.empty_like(arrays["label_names"])
+    names[order] = arrays["label_names"]
+    np.savez(tmp_path / "scans.npz", **arrays | {"labels": order[arrays["labels"]], "label_names": names})
+    for more in ({}, {"do_train": True, "num_train_epochs": 1, "learning_rate": 0}):
+        flags = {"do_eval": True, "model_name_or_path": finished_run, **more}
+        assert main(arguments(tmp_path / "scans.npz", tmp_path / f"run{len(more)}", **flags)) == 0
+        runs = (finished_run, tmp_path / f"run{len(more)}")
+        before, after = (json.loads((run / "summary.json").read_text())["validation"]["whole"] for run in runs)
+        assert after == before
+    np.savez(tmp_path / "others.npz", **arrays | {"label_names": np.array(["rows", "columns", "waves"])})
+    flags = arguments(tmp_path / "others.npz", tmp_path / "others", do_eval=True, model_name_or_path=finished_run)
+    assert "tells rows, columns, diagonals apart, and the scans are of rows, columns, waves" in refused(flags)
+
+
+@pytest.mark.parametrize("options", [{"split": "all"}, {"eval_strategy": "no", "load_best_model_at_end": False}])
+def test_a_run_that_was_not_validated_on_its_way_is_not_overwritten_either(options, scans, tmp_path, refused):
+    flags = arguments(scans, tmp_path / "run", num_train_epochs=1, **options)
+    assert main(flags) == 0
+    assert "holds a run already" in refused(flags)
+    (tmp_path / "run" / "summary.json").unlink()  # stopped before it was scored
+    assert "holds a run already" in refused(flags)
+
+
+def test_a_damaged_split_of_the_model_is_named(finished_run, scans, tmp_path, refused):
+    shutil.copytree(finished_run, tmp_path / "damaged")
+    (tmp_path / "damaged" / "split.json").write_text("{")
+    flags = arguments(scans, tmp_path / "run", do_eval=True, model_name_or_path=tmp_path / "damaged")
+    assert "split.json: not a split written by a run" in refused(flags)
+
+
+def test_a_file_in_place_of_the_folder_of_the_run_is_named(scans, tmp_path, refused):
+    (tmp_path / "run").touch()
+    assert "output_dir: " in refused(arguments(scans, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("options", [{"split": "all"}, {"predict_dir": "nowhere"}])
+def test_scans_to_classify_are_looked_for_before_training(options, scans, tmp_path, refused):
+    flags = arguments(scans, tmp_path / "run", do_train=True, do_eval=True, do_predict=True, **options)
+    assert "predict_dir" in refused(flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_figure_to_choose_the_epoch_by_that_there_is_none_of_is_refused_before_training(scans, tmp_path, refused):
+    message = refused(arguments(scans, tmp_path / "run", metric_for_best_model="balanced_acuracy"))
+    assert "no figure 'balanced_acuracy'" in message and "auroc_at_24" in message
+    assert not (tmp_path / "run").exists()
+    assert main(arguments(scans, tmp_path / "run", metric_for_best_model="auroc_at_24")) == 0
