@@ -377,6 +377,9 @@ def run(
     with explained("model"):
         model, processor = build_model(model_arguments, data_arguments, data, training_arguments.do_train)
 
+    if checkpoint is not None:  # before anything is written into its folder
+        with explained("checkpoint"):
+            check_checkpoint(checkpoint, model)
     # found now, not after hours of training
     chosen_scans = choose_scans(data_arguments, data, processor) if training_arguments.do_predict else None
 
@@ -418,9 +421,6 @@ def run(
 
     # training
     if training_arguments.do_train:
-        if checkpoint is not None:
-            with explained("checkpoint"):
-                check_checkpoint(checkpoint, model)
         with explained("training") if checkpoint else contextlib.nullcontext():
             trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()

@@ -87,8 +87,10 @@ def test_a_recipe_with_an_unknown_key_is_refused(tmp_path, refused):
 def test_a_checkpoint_of_another_model_is_refused(finished_run, scans, tmp_path, refused, model):
     # a copy, as the recipe is written before the checkpoint is read
     shutil.copytree(finished_run, tmp_path / "run")
+    recipe = (tmp_path / "run" / "recipe.yaml").read_text()
     flags = arguments(scans, tmp_path / "run", model, resume_from_checkpoint=True)
     assert "another model" in refused(flags)
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == recipe
 
 
 def test_classes_in_another_order_are_those_of_the_model_and_other_ones_are_refused(
