@@ -51,9 +51,10 @@ class FolderWatcher:
     """
     Follows the scans that appear or grow in a folder.
 
-    It looks again and again, as file systems of other machines tell of no change. A file counts as complete when it
-    has not changed for `settle` seconds: what then cannot be read is reported, and what was not measured stays so.
-    Several files grow in turns at the most; a scan that another one interrupts is gone through again from its start.
+    It looks again and again, as file systems of other machines tell of no change, and may be away for a while. A file
+    counts as complete when it has not changed for `settle` seconds: what then cannot be read is reported, and what was
+    not measured stays so. Several files grow in turns at the most; a scan that another one interrupts is gone through
+    again from its start.
 
     Args:
         folder: to look into, and into all below it.
@@ -85,6 +86,7 @@ class FolderWatcher:
         self.files: dict[Path, WatchedFile] = {}
         self.current: Path | None = None
         self.num_done = 0
+        self.away = False
         if not existing:
             now = time.monotonic()
             self.files = {path: WatchedFile(stamp, now, done=True) for path, stamp in self._stamps().items()}
@@ -105,9 +107,17 @@ class FolderWatcher:
     def look(self) -> None:
         """Takes what has come since the last look."""
         now = time.monotonic()
-        stamps = self._stamps()
+        try:
+            stamps = self._stamps()
+        except OSError as error:
+            if not self.away:  # once, not at every look
+                say(f"{self.folder}: cannot be looked into ({error.strerror or error}); trying on")
+            self.away = True
+            return
+        self.away = False
         for path in self.files.keys() - stamps.keys():
-            del self.files[path]
+            if not self.files[path].done:  # what is done stays known: a share that was away comes back with all of it
+                del self.files[path]
         for path, stamp in stamps.items():
             file = self.files.setdefault(path, WatchedFile(stamp, now))
             changed = file.stamp != stamp

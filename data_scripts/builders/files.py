@@ -11,6 +11,8 @@ from ..readers import READERS
 from ..scan import ScanReadError
 from .base import LabelledScan, ScanBuilder, in_shards, one_hot, readable_files
 
+NOTHING = ["", "NA", "NaN", "nan"]  # what R and pandas write; None and null, which pandas also takes so, name states
+
 
 class ClassFolders(ScanBuilder):
     """A folder of folders: each is a class by its name, and holds scans of any readable kind."""
@@ -77,7 +79,10 @@ class Manifest(ScanBuilder):
             return self._read_rows
         manifest = self._manifest()
         try:
-            table = pd.read_parquet(manifest) if manifest.suffix == ".parquet" else pd.read_csv(manifest, dtype=str)
+            if manifest.suffix.lower() == ".parquet":
+                table = pd.read_parquet(manifest)
+            else:
+                table = pd.read_csv(manifest, dtype=str, keep_default_na=False, na_values=NOTHING)
         except Exception as error:  # pandas raises what its parsers think of
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ScanReadError(f"{manifest}: cannot be read as a table ({reason}).") from error
@@ -99,7 +104,7 @@ class Manifest(ScanBuilder):
         def strings(column: str) -> list[str | None]:
             if column not in table.columns:
                 return [None] * len(table)
-            return [None if pd.isna(value) else str(value) for value in table[column]]
+            return [None if pd.isna(value) or value == "" else str(value) for value in table[column]]
 
         self._read_rows = [
             _Row(manifest.parent / str(path), Path(str(path)).with_suffix("").as_posix(), label, session)

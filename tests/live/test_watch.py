@@ -138,6 +138,30 @@ def test_a_file_that_goes_is_forgotten(folder, recorder, clock, lines):
     assert watcher.files == {}
 
 
+def test_what_is_done_stays_done_when_the_folder_was_away(folder, recorder, clock, lines):
+    write(folder / "old.npy", lines)
+    watcher = FolderWatcher(folder, recorder, settle=0)
+    write(folder / "new.npy", lines)
+    watcher.look()
+    folder.rename(folder.with_name("away"))
+    watcher.look()
+    folder.with_name("away").rename(folder)
+    watcher.look()
+    assert watcher.num_done == 1
+
+
+def test_a_folder_that_cannot_be_looked_into_is_looked_into_again(folder, recorder, clock, lines, capsys, monkeypatch):
+    watcher = FolderWatcher(folder, recorder, settle=0)
+    write(folder / "scan.npy", lines)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rglob", lambda *_: (_ for _ in ()).throw(OSError(112, "Host is down")))
+        for _ in range(3):
+            watcher.look()
+    assert capsys.readouterr().out == f"{folder}: cannot be looked into (Host is down); trying on\n"
+    watcher.look()
+    assert watcher.num_done == 1
+
+
 def test_a_file_that_is_locked_is_tried_again(folder, recorder, clock, lines):
     answers = [PermissionError("in use"), ScanReadError("not yet"), lines]
 

@@ -100,6 +100,15 @@ class TestManifest:
         scans = load("manifest", manifest(session=["monday", "monday", "", "tuesday"]))
         assert scans["session"][:] == ["monday", "monday", None, "tuesday"]
 
+    def test_a_state_may_be_called_none(self, manifest, load):
+        scans = load("manifest", manifest(label=["None", "null", "NA", ""]))
+        assert scans.features["label"].names == ["None", "null"] and scans["label"][:] == [0, 1, -1, -1]
+
+    def test_empty_text_is_no_label(self, class_folders, load):
+        path = class_folders[0] / "scans.PARQUET"
+        pd.DataFrame({"path": list(class_folders[1]), "label": ["a", "b", "a", ""]}).to_parquet(path)
+        assert load("manifest", path)["label"][:] == [0, 1, 0, -1]
+
     def test_columns_of_any_name(self, manifest, class_folders, load):
         path = manifest(path=None, label=None, file=list(class_folders[1]), tip=list("abab"), day=[1, 1, 2, 2])
         columns = {"path_column": "file", "label_column": "tip", "session_column": "day"}
