@@ -89,8 +89,8 @@ def _read_recipe(folder: Path) -> dict[str, Any]:
 
 def check_folds(run: Path, folds: Sequence[Fold]) -> None:
     """
-    Raises `ValueError` for folds that cannot vouch for the model of a run: another recipe, sessions on both sides, or
-    an epoch that was chosen on the scans that are reported.
+    Raises `ValueError` for folds that cannot vouch for the model of a run: another recipe, sessions on both sides, an
+    epoch that was chosen on the scans that are reported, or no other fold to be calibrated by.
     """
     recipe = _read_recipe(run)
     for fold in folds:
@@ -106,6 +106,9 @@ def check_folds(run: Path, folds: Sequence[Fold]) -> None:
             raise ValueError("a fold was trained on scans of a session that it was scored on; use --split sessions.")
         if fold.recipe.get("load_best_model_at_end"):
             raise ValueError("a fold ended with the epoch that was best on its own scans; use the last epoch.")
+    seeds = [fold.summary["seed"] for fold in folds]
+    if alone := [seed for seed in seeds if seeds.count(seed) == 1]:
+        raise ValueError(f"seed {alone[0]} has one fold, whose calibration another would have to give; give two.")
 
 
 def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:

@@ -192,6 +192,7 @@ def test_the_recipes_travel_without_paths(run, tmp_path):
         ({"learning_rate": 2e-3}, "its recipe has learning_rate=0.001"),
         ({"trained_on": ["session 1.1"]}, "a session that it was scored on"),
         ({"load_best_model_at_end": True}, "best on its own scans"),
+        ({}, "seed 42 has one fold"),
     ],
 )
 def test_folds_that_cannot_vouch_are_refused(run, tmp_path, changes, reason, caplog):
