@@ -367,7 +367,7 @@ def run(
         extend = training_arguments.do_train and data_arguments.split_file is None
         if checkpoint is not None and (folder / SPLIT_FILE).is_file():
             split_file, extend = folder / SPLIT_FILE, False
-        seed = training_arguments.data_seed or training_arguments.seed
+        seed = training_arguments.seed if training_arguments.data_seed is None else training_arguments.data_seed
         with explained("model"):
             classes = find_classes(model_arguments.model_name_or_path)
         with explained("data"), training_arguments.main_process_first(desc="preparing the dataset"):

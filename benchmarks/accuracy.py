@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         failures.append("No run has ended: there is nothing to report.")
     for failure in failures:
-        console.print(f"[red]{failure}[/red]", highlight=False)
+        console.print(failure, style="red", highlight=False, markup=False)
     return 1 if failures else 0
 
 

@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             of_file = distances(averaged_features(read(path)), mean, whitening)[:, 0] / thresholds
         except ScanReadError as error:
-            console.print(f"[red]{error}[/red]", highlight=False)
+            console.print(str(error), style="red", highlight=False, markup=False)
             continue
         files.append(
             {"file": path.name, "ratios": [float(ratio) if np.isfinite(ratio) else None for ratio in of_file]}

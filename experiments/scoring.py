@@ -10,6 +10,7 @@ import torch
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import PredictionOutput
 
+from configuration import ConfigurationError
 from data_scripts.scan_dataset import ScanDataset
 
 from .probabilities import Probabilities
@@ -59,7 +60,18 @@ class TipStateScorer:
         self.metric = load_metric()
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        """All figures of `logits` `[num_scans, num_labels]`; classes without a scan are left out of averages."""
+        """
+        All figures of `logits` `[num_scans, num_labels]`; classes without a scan are left out of averages.
+
+        Raises:
+            ConfigurationError: if not all are finite.
+        """
+        diverged = int((~np.isfinite(logits).all(axis=1)).sum())
+        if diverged:
+            raise ConfigurationError(
+                f"the model has no finite logits for {diverged} of {len(logits)} scans: its weights have diverged. "
+                "Train with a smaller learning_rate, a longer warmup or a smaller max_grad_norm."
+            )
         labels = labels if labels.ndim == 1 else labels.argmax(axis=1)
         return self.metric.compute(
             predictions=softmax(logits), references=labels, label_names=self.label_names, on_missing_class="skip"

@@ -1,9 +1,11 @@
 """Figures after each number of lines."""
 
 import numpy as np
+import pytest
 import torch
 from transformers import EvalPrediction
 
+from configuration import ConfigurationError
 from data_scripts.scan_dataset import ScanDataset
 from experiments.scoring import TipStateScorer, last_measured_lines
 
@@ -35,3 +37,9 @@ def test_soft_labels_are_scored_by_their_largest_entry():
     labels = np.array([[0.6, 0.4], [0.2, 0.8]], dtype=np.float32)
     scorer = TipStateScorer(ScanDataset(torch.zeros(2, 3, 2), labels), ["a", "b"], [])
     assert scorer.score(np.array([[2.0, 0.0], [0.0, 2.0]]), labels)["accuracy"] == 1
+
+
+def test_weights_that_have_diverged_are_named():
+    scorer = TipStateScorer(ScanDataset(torch.zeros(2, 3, 2), np.array([0, 1])), ["a", "b"], [])
+    with pytest.raises(ConfigurationError, match=r"no finite logits for 1 of 2 scans.*smaller learning_rate"):
+        scorer.score(np.array([[2.0, 0.0], [np.nan, 2.0]]), np.array([0, 1]))
