@@ -39,6 +39,14 @@ def new_streamer(arguments: argparse.Namespace) -> ScanlineStreamer:
 
 def run_replay(arguments: argparse.Namespace) -> int:
     """Goes through files line by line, at once or in the time that the scan took."""
+    if arguments.output_dir is not None:
+        of_name: dict[str, Path] = {}
+        for path in arguments.files:
+            if of_name.setdefault(path.name, path) != path:
+                raise ValueError(
+                    f"{of_name[path.name]} and {path} have one name, and would have the same records in "
+                    f"{arguments.output_dir}: choose another --output_dir for each, or none."
+                )
     recorder = Recorder(new_streamer(arguments))
     unread = 0
     for path in arguments.files:

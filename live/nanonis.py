@@ -221,7 +221,10 @@ def follow_scans(
                     wanted = _find_topography(client)
                 # stopped before and after: then the frame is one of a scan that goes on no more
                 running = client.is_running()
-                _, frame, upwards = client.frame(wanted)
+                name, frame, upwards = client.frame(wanted)
+                if channel is None and not name.startswith(TOPOGRAPHY):  # numbers are of slots, which are filled anew
+                    wanted = None
+                    continue
                 running |= client.is_running()
             except (OSError, NanonisError) as error:
                 if isinstance(error, OSError) and client is not None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import threading
 import time
 import uuid
@@ -88,7 +89,8 @@ class ScanSessions:
         for scan, session in list(self.sessions.items()):
             if now - session.used > self.limits.idle_s:
                 del self.sessions[scan]
-                session.recorder.finish()
+                with session.lock:
+                    session.recorder.finish()
 
     def _session(self, scan: str) -> _Session:
         try:
@@ -107,6 +109,7 @@ class ScanSessions:
         session = self._session(scan)
         heights = to_heights(lines, self.limits)
         with session.lock:
+            self._session(scan)  # it may have ended while lines before these were worked on
             session.used = time.monotonic()
             if len(session.recorder.records) + len(heights) > self.limits.lines:
                 raise ValueError(f"a scan may have {self.limits.lines} lines: end this one, and begin another.")
@@ -235,6 +238,7 @@ def serve(sessions: ScanSessions, about: dict[str, Any], port: int) -> None:
     import uvicorn  # an extra
 
     try:
+        socket.create_server(("127.0.0.1", port)).close()  # uvicorn does not raise if it cannot, it exits
         uvicorn.run(make_app(sessions, about), host="127.0.0.1", port=port, log_level="warning")
     finally:
         sessions.end_all()

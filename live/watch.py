@@ -58,7 +58,7 @@ class FolderWatcher:
 
     Args:
         folder: to look into, and into all below it.
-        recorder: of the scans; records and pictures lie beside the files, or in `output_dir`.
+        recorder: of the scans; records and pictures lie beside the files, or at the same places in `output_dir`.
         settle: seconds.
         output_dir: see above.
         read: reads a file; raises `ScanReadError` if it cannot, yet.
@@ -142,7 +142,8 @@ class FolderWatcher:
         until = len(lines) if settled else max(taken, complete_lines(lines))
         if until > taken or (settled and until):
             if self.current != path or not file.started:
-                self.recorder.start(path.name, self.output_dir or path.parent)
+                below = path.parent.relative_to(self.folder)  # scans of several folders may have one name
+                self.recorder.start(path.name, path.parent if self.output_dir is None else self.output_dir / below)
                 taken, file.started, self.current = 0, True, path
             self.recorder.add(lines[taken:until])
             file.lines = list(lines[:until])

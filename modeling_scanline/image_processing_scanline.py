@@ -177,11 +177,12 @@ def heights_from_colours(image: np.ndarray) -> np.ndarray:
     0..255), hold the height in the green channel. Of any other colour map the luminance is taken (ITU-R 601).
     """
     red, green, blue = (image[..., channel].astype(np.float32) for channel in range(3))
-    grey = np.abs(red - green).max(initial=0) <= 2 and np.abs(blue - green).max(initial=0) <= 2
     full = 255.0 if image.dtype == np.uint8 else float(max(red.max(initial=0), 1))
+    step = full / 255 if image.dtype.kind == "f" else 1.0  # colours between 0 and 1 are all within 2 of each other
+    grey = np.abs(red - green).max(initial=0) <= 2 * step and np.abs(blue - green).max(initial=0) <= 2 * step
     orange = (
-        np.abs(red - np.minimum(full, 2 * green)).max(initial=0) <= 3
-        and np.abs(blue - np.maximum(0, 2 * green - full)).max(initial=0) <= 3
+        np.abs(red - np.minimum(full, 2 * green)).max(initial=0) <= 3 * step
+        and np.abs(blue - np.maximum(0, 2 * green - full)).max(initial=0) <= 3 * step
     )
     return green if grey or orange else 0.299 * red + 0.587 * green + 0.114 * blue
 

@@ -99,7 +99,7 @@ class Controller:
                 return self._failed("Invalid channel index")
             title = CHANNELS[channel].encode()
             with self.lock:
-                heights = self.frame if channel == 14 else np.ones_like(self.frame)
+                heights = self.frame if title.startswith(b"Z") else np.ones_like(self.frame)
                 size = struct.pack(">ii", *heights.shape)
                 return (
                     struct.pack(">i", len(title)) + title + size + heights.astype(">f4").tobytes()

@@ -194,6 +194,18 @@ def test_without_a_topography_the_channel_must_be_named(controller, recorder, tm
         Following(controller, recorder, tmp_path, patience=0.0).ends()
 
 
+def test_the_topography_is_followed_to_another_number(controller, recorder, lines, replayed, tmp_path, monkeypatch):
+    controller.running = True
+    following = Following(controller, recorder, tmp_path)
+    put(controller, lines, 0, 10)
+    following.has(10)
+    monkeypatch.setattr("nanonis_controller.CHANNELS", {0: "Current (A)", 14: "Bias (V)", 15: "Z (m)"})
+    put(controller, lines, 10, 40)
+    following.has(40)
+    controller.running = False
+    assert following.ends() == replayed
+
+
 def test_two_scans_have_files_of_their_own(controller, recorder, lines, tmp_path):
     controller.running = True
     following = Following(controller, recorder, tmp_path, num_scans=2)

@@ -47,6 +47,14 @@ def test_a_file_leaves_nothing_for_the_next(model, scan, tmp_path):
     assert read(tmp_path / "both" / "scan.npy") == read(scan)
 
 
+def test_files_of_one_name_do_not_write_over_each_other(model, scan, tmp_path, capsys):
+    (tmp_path / "monday").mkdir()
+    files = [scan, scan.rename(tmp_path / "monday" / scan.name)]
+    assert main(["replay", *map(str, files), "--model", str(model), "--output_dir", str(tmp_path / "out")]) == 2
+    assert f"{files[0]} and {files[1]} have one name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_that_cannot_be_read_is_named_and_counted_and_the_others_are_done(model, scan, tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     assert main(["replay", str(tmp_path / "broken.png"), str(scan), "--model", str(model)]) == 2

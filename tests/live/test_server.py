@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from live.server import Limits, ScanSessions, make_app, serve
+from live import server
+from live.server import Limits, ScanSessions, make_app, serve, to_heights
 from modeling_scanline.streaming_scanline import ScanlineStreamer
+from run_streaming import main
 
 LIMITS = Limits(scans=2, idle_s=1000, width=64, lines=50, body=100_000)
 
@@ -139,6 +141,32 @@ def test_numbers_without_end_are_unmeasured(client):
 
 def test_another_name_of_this_machine_is_refused(client):
     assert client.get("/", headers={"Host": "elsewhere.example"}).status_code == 400
+
+
+def test_lines_that_wait_while_their_scan_ends_are_refused(client, lines, monkeypatch):
+    scan = begin(client)
+    monkeypatch.setattr(server, "to_heights", lambda *given: [client.delete(f"/scans/{scan}"), to_heights(*given)][1])
+    assert client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines)}).status_code == 404
+
+
+def test_a_scan_is_not_closed_while_lines_are_worked_on(sessions, lines, monkeypatch):
+    scan = sessions.open(None)
+    later = time.monotonic() + 2000
+    monkeypatch.setattr("live.server.time.monotonic", lambda: later)
+    with sessions.sessions[scan].lock:
+        opening = threading.Thread(target=sessions.open, args=(None,))
+        recorder = sessions.sessions[scan].recorder
+        opening.start()
+        opening.join(0.5)
+        assert len(recorder.add(lines)) == 40
+    opening.join(20)
+    assert recorder.name is None
+
+
+def test_a_port_that_is_taken_is_one_sentence(model, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "--model", str(model), "--port", str(taken.getsockname()[1])]) == 2
+    assert "run_streaming.py: error: [Errno" in capsys.readouterr().err
 
 
 def test_it_listens_on_loopback_only(sessions):

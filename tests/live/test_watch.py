@@ -138,6 +138,17 @@ def test_a_file_that_goes_is_forgotten(folder, recorder, clock, lines):
     assert watcher.files == {}
 
 
+def test_scans_of_one_name_in_two_folders_keep_their_records(folder, recorder, clock, lines, tmp_path):
+    watcher = FolderWatcher(folder, recorder, settle=0, output_dir=tmp_path / "out")
+    for day, measured in (("monday", 10), ("tuesday", 20)):
+        (folder / day).mkdir()
+        write(folder / day / "scan.npy", lines[:measured])
+    write(folder / "scan.npy", lines)
+    watcher.look()
+    written = [tmp_path / "out" / day / "scan.npy" for day in ("monday", "tuesday", ".")]
+    assert [len(records(path).splitlines()) for path in written] == [10, 20, 40]
+
+
 def test_what_is_done_stays_done_when_the_folder_was_away(folder, recorder, clock, lines):
     write(folder / "old.npy", lines)
     watcher = FolderWatcher(folder, recorder, settle=0)

@@ -169,6 +169,13 @@ def test_other_colours_are_read_by_luminance(unchanged):
     np.testing.assert_allclose(pixel_values(unchanged, picture)[0], 0.299 * 100 + 0.114 * 200, rtol=1e-5)
 
 
+@pytest.mark.parametrize("colour", [orange, lambda k: np.stack([255 - k, k // 2, k], axis=-1).astype(np.uint8)])
+def test_colours_between_0_and_1_are_those_between_0_and_255(unchanged, colour):
+    picture = colour(np.arange(256).reshape(16, 16))
+    as_floats = pixel_values(unchanged, picture.astype(np.float32) / 255)
+    torch.testing.assert_close(255 * as_floats, pixel_values(unchanged, picture), rtol=1e-5, atol=1e-4)
+
+
 # resampling
 
 
