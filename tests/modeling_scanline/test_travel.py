@@ -66,15 +66,14 @@ def run_stranger(folders: list[Path], work: Path) -> dict[str, dict]:
     np.save(work / "scan.npy", scan())
     (work / "stranger.py").write_text(STRANGER)
     project = Path(__file__).resolve().parents[2]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {
+    environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(work / "home"),
         "HF_MODULES_CACHE": str(work / "modules"),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),  # other sums may be rounded otherwise
     }
     process = subprocess.run(
-        [sys.executable, "-P", "stranger.py", project, *folders],
+        [sys.executable, "-I", "stranger.py", project, *folders],
         cwd=work,
         env=environment,
         stdin=subprocess.DEVNULL,
