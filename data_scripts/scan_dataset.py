@@ -153,11 +153,16 @@ class ScanDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.segment_lines = segment_lines
         self.segment_epochs = segment_epochs
-        self.epoch = 0
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # with workers that outlive an epoch
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 0."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Other random numbers for another epoch."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     @functools.cached_property
     def measured(self) -> torch.Tensor:

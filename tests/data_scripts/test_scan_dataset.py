@@ -181,6 +181,15 @@ class TestLoader:
         assert len(batches) == 2
 
 
+def test_workers_that_outlive_an_epoch_are_told_of_the_next(lines):
+    dataset = augmented(lines)
+    loader = DataLoader(dataset, 4, collate_fn=collate_batch, num_workers=1, persistent_workers=True)
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        for batch, indices in zip(loader, ([0, 1, 2, 3], [4, 5, 6, 7]), strict=True):
+            assert_same_batch(batch, augmented(lines, epoch=epoch).__getitems__(indices))
+
+
 def table(counts: list[int], first: int = 0) -> datasets.Dataset:
     """Scans of these numbers of lines, with a gap in each; no height occurs twice."""
     rows = []
