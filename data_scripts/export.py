@@ -25,7 +25,7 @@ from .command_line import parse_options, run_command
 from .provenance import PROVENANCE
 from .scan import ScanReadError
 from .scan_dataset import LONGEST, StoredLines
-from .source import ScanSource
+from .source import ScanSource, load_parts
 from .splits import SPLIT_METHODS, Split, groups_of, split_labelled
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def export(source: ScanSource, arguments: ExportArguments) -> Path:
         "num_bytes": sum(path.stat().st_size for path in (folder / "data").iterdir()),
     }
     write_dataset_card(folder, written, facts)
-    again = datasets.load_dataset(str(folder), cache_dir=source.cache_dir)
+    again = load_parts(str(folder), source.cache_dir)
     for name, part in written.items():
         check_equal(part, again[name], name)
     (folder / "counts.json").write_text(

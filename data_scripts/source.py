@@ -126,13 +126,27 @@ def load_scans(source: ScanSource, streaming: bool = False) -> Any:
     return builder.as_dataset(split="train")
 
 
+def load_parts(name: str, cache_dir: str | None, streaming: bool = False) -> Any:
+    """
+    The parts of an exported dataset by their names, from its folder or from the Hub.
+
+    By name alone, the library would hand out what it has prepared of another folder of that name, or of this one
+    before it was written anew: of a folder with a card it looks at no file. With a list of files it looks at each.
+    """
+    kind, files = name, None
+    if Path(name).is_dir():
+        builder = datasets.load_dataset_builder(name, cache_dir=cache_dir)
+        kind, files = builder.name, dict(builder.config.data_files or {})
+    return datasets.load_dataset(kind, data_files=files, cache_dir=cache_dir, streaming=streaming)
+
+
 def _load_exported(source: ScanSource, streaming: bool) -> Any:
     if source.data_dir is None:
         raise ScanReadError(
             "dataset exported needs data_dir: a folder that data_scripts.export wrote, or its Hub name."
         )
     try:
-        parts = datasets.load_dataset(source.data_dir, cache_dir=source.cache_dir, streaming=streaming)
+        parts = load_parts(source.data_dir, source.cache_dir, streaming)
     except Exception as error:  # the library raises what its file systems, parsers and the Hub think of
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ScanReadError(f"{source.data_dir}: cannot be loaded as a dataset ({reason}).") from error

@@ -1,5 +1,6 @@
 """Datasets as Parquet shards with a card."""
 
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from huggingface_hub import DatasetCard
 from data_scripts import ScanReadError, export
 from data_scripts.export import ExportArguments, class_counts
 from data_scripts.scan_dataset import lines_of
-from data_scripts.source import ScanSource
+from data_scripts.source import ScanSource, load_parts
 
 
 @pytest.fixture
@@ -42,6 +43,19 @@ def test_is_trained_on_as_a_dataset_of_its_own(npz, tmp_path):
     assert {scan["scan_id"] for scan in stream} == set(npz.load()["scan_id"])
     with pytest.raises(ScanReadError, match="holds lines of 16 pixels, got pixels_per_line=32"):
         ScanSource("exported", str(folder), str(tmp_path / "cache"), pixels_per_line=32).load()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_another_folder_of_the_name_and_the_same_written_anew_are_other_scans(npz, tmp_path, streaming):
+    folders = [tmp_path / day / "mine" for day in ("monday", "tuesday")]
+    for number, folder in enumerate((*folders, folders[0])):
+        shutil.rmtree(folder, ignore_errors=True)
+        labels, scan_ids = np.arange(20) % 2, [f"{number}-{scan}" for scan in range(20)]
+        np.savez(npz.data_dir, images=np.ones((20, 16, 16)), labels=labels, scan_ids=scan_ids)
+        export.export(npz, ExportArguments(str(folder), split="random"))
+        source = ScanSource("exported", str(folder), npz.cache_dir, pixels_per_line=16)
+        assert {scan["scan_id"] for scan in source.load(streaming)} == set(scan_ids)
+        assert list(load_parts(str(folder), npz.cache_dir)) == ["train", "validation"]
 
 
 def test_parts_hold_whole_sessions_and_the_rest(npz, tmp_path):
