@@ -195,6 +195,8 @@ def report(results: list[dict[str, Any]], folder: Path) -> None:
 def draw(results: Sequence[dict[str, Any]]) -> Figure:
     """Figures against lines: a row a split, a column a figure of merit."""
     splits = [split for split in SPLITS if any(result["split"] == split for result in results)]
+    models = dict.fromkeys(result["model"] for result in results)
+    colours = {model: f"C{number}" for number, model in enumerate(models)}
     figure = Figure(figsize=(11, 4 * len(splits)), layout="constrained")
     axes = figure.subplots(len(splits), len(FIGURES), squeeze=False)
     for row, split in zip(axes, splits, strict=True):
@@ -202,9 +204,10 @@ def draw(results: Sequence[dict[str, Any]]) -> Figure:
             for result in (result for result in results if result["split"] == split):
                 values = [result["figures"][str(count)][name] for count in LINE_COUNTS]
                 means = [value["mean"] for value in values]
-                (line,) = axis.plot(LINE_COUNTS, means, marker="o", label=result["model"])
+                colour = colours[result["model"]]
+                axis.plot(LINE_COUNTS, means, marker="o", color=colour, label=result["model"])
                 low, high = zip(*(value["interval"] for value in values), strict=True)
-                axis.fill_between(LINE_COUNTS, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+                axis.fill_between(LINE_COUNTS, low, high, color=colour, alpha=0.12, linewidth=0)
             if split == "random":
                 for published, style in zip(PUBLISHED, (":", "--"), strict=True):
                     axis.axhline(PUBLISHED[published][column], color="grey", linestyle=style, label=published)
@@ -212,7 +215,10 @@ def draw(results: Sequence[dict[str, Any]]) -> Figure:
             axis.set_xticks(LINE_COUNTS, [str(count) for count in LINE_COUNTS], minor=False)
             axis.minorticks_off()
             axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize="small")
+    curves = {
+        label: line for axis in axes[:, 0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(curves.values(), curves.keys(), loc="outside lower center", ncols=len(curves), fontsize="small")
     return figure
 
 

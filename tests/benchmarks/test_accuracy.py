@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks import accuracy
-from benchmarks.accuracy import LINE_COUNTS, main
+from benchmarks.accuracy import FIGURES, LINE_COUNTS, draw, main
 from experiments.probabilities import Probabilities
 
 NAMES = np.array(["individual_atoms", "asymmetries_dimers", "rows", "generic_defect"])
@@ -118,3 +118,22 @@ def test_a_start_that_is_none_is_refused(command, start, capsys):
     with pytest.raises(SystemExit):
         command("--start", start)
     assert "--start" in capsys.readouterr().err
+
+
+def test_a_model_has_one_colour_in_the_whole_figure_and_one_name_below_it():
+    flat = {str(count): {key: {"mean": 0.5, "interval": [0.4, 0.6]} for key in FIGURES} for count in LINE_COUNTS}
+    drawn = [
+        ("causal", "random"),
+        ("cnn", "random"),
+        ("causal", "sessions"),
+        ("tiny", "sessions"),
+        ("cnn", "sessions"),
+    ]
+    figure = draw([{"model": model, "split": split, "figures": flat} for model, split in drawn])
+    colours: dict[str, set[str]] = {}
+    for axis in figure.axes:
+        for line, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            colours.setdefault(name, set()).add(line.get_color())
+    assert all(len(colours[model]) == 1 for model in ("causal", "cnn", "tiny"))
+    assert len(set.union(*(colours[model] for model in ("causal", "cnn", "tiny")))) == 3
+    assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == sorted(colours)
