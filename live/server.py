@@ -16,6 +16,7 @@ import numpy as np
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 
 from .recorder import Recorder
+from .records import RECORDS_SUFFIX
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -67,7 +68,7 @@ class ScanSessions:
         Begins a scan.
 
         Raises:
-            ValueError: for a name that is none, or that is in use.
+            ValueError: for a name that is none, or that a scan has or had.
             OverflowError: if as many scans are open as may be.
         """
         if name is not None and not NAME.fullmatch(name):
@@ -79,6 +80,8 @@ class ScanSessions:
                 raise OverflowError(f"{len(self.sessions)} scans are open, which is all there may be: end one.")
             if name is not None and any(each.recorder.name == name for each in self.sessions.values()):
                 raise ValueError(f"a scan of the name {name} is open.")
+            if name is not None and (self.folder / f"{name}{RECORDS_SUFFIX}").exists():
+                raise ValueError(f"there are records of a scan {name} in {self.folder}: choose another name.")
             recorder = Recorder(self.new_streamer(), show=False)
             recorder.start(name or f"scan_{scan[:12]}", self.folder)
             self.sessions[scan] = _Session(recorder, time.monotonic())
@@ -182,6 +185,9 @@ def make_app(sessions: ScanSessions, about: dict[str, Any]) -> Any:
     statuses = {KeyError: 404, OverflowError: 429, ValueError: 422}
 
     async def body_of(request: Request) -> dict[str, Any]:
+        # a browser names the page that asks; what else asks, names none
+        if request.headers.get("origin") not in (None, f"http://{request.headers['host']}"):
+            raise HTTPException(403, "pages of other places may not post here.")
         received = bytearray()
         async for part in request.stream():
             received += part

@@ -128,6 +128,16 @@ def test_a_name_in_use_is_refused(client):
     assert client.post("/scans", json={"name": "same"}).status_code == 422
 
 
+def test_records_that_there_are_stay(client, sessions, lines):
+    scan = begin(client, name="same")
+    client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines[:3])})
+    client.delete(f"/scans/{scan}")
+    before = (sessions.folder / "same.tip.jsonl").read_text()
+    answer = client.post("/scans", json={"name": "same"})
+    assert answer.status_code == 422 and "choose another name" in answer.json()["detail"]
+    assert (sessions.folder / "same.tip.jsonl").read_text() == before and before.count("\n") == 3
+
+
 def test_no_such_scan(client):
     for ask in (lambda: client.delete("/scans/none"), lambda: client.get("/scans/none/records")):
         assert ask().status_code == 404
@@ -137,6 +147,13 @@ def test_numbers_without_end_are_unmeasured(client):
     scan = begin(client)
     answer = client.post(f"/scans/{scan}/lines", content=b'{"lines": [[1e999, NaN, -1e300]]}')
     assert answer.json()["records"][0]["measured"] is False
+
+
+def test_a_web_page_of_another_place_may_not_post(client):
+    """A browser sends what a page asks for to this machine, too, and says where the page is from."""
+    for place in ("https://elsewhere.example", "null"):
+        assert client.post("/scans", headers={"Origin": place}).status_code == 403
+    assert client.post("/scans", headers={"Origin": "http://127.0.0.1"}).status_code == 201
 
 
 def test_another_name_of_this_machine_is_refused(client):
