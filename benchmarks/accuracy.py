@@ -189,7 +189,7 @@ def report(results: list[dict[str, Any]], folder: Path) -> None:
     page = write("accuracy", {"results": kept, "differences": compare(results)}, render, folder)
     draw(results).savefig(folder / "accuracy.png", dpi=120)
     console.print(Markdown(page))
-    console.print(f"Written to {folder}/accuracy.json, .md and .png.")
+    console.print(f"Written to {folder}/accuracy.json, .md and .png.", markup=False, soft_wrap=True)
 
 
 def draw(results: Sequence[dict[str, Any]]) -> Figure:

@@ -179,8 +179,10 @@ def export(source: ScanSource, arguments: ExportArguments) -> Path:
     (folder / "counts.json").write_text(
         json.dumps({name: class_counts(part) for name, part in written.items()}, indent=1) + "\n", encoding="utf-8"
     )
-    console.print(f"{sum(map(len, written.values()))} scans in {folder}, read back equal.", markup=False)
-    console.print(f"Train on them with --dataset exported --data_dir {folder}", markup=False)
+    console.print(
+        f"{sum(map(len, written.values()))} scans in {folder}, read back equal.", markup=False, soft_wrap=True
+    )
+    console.print(f"Train on them with --dataset exported --data_dir {folder}", markup=False, soft_wrap=True)
     return folder
 
 

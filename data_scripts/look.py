@@ -144,7 +144,7 @@ def look(source: ScanSource, arguments: LookArguments) -> Path:
         # as many of each class as there are columns, near enough
         simulated = replace(source, dataset="simulated", data_dir=None, num_scans=8 * arguments.columns).load()
     draw_contact_sheet(scans, arguments, simulated).savefig(path, dpi=150)
-    console.print(f"Contact sheet: {path}", markup=False)
+    console.print(f"Contact sheet: {path}", markup=False, soft_wrap=True)
     return path
 
 
