@@ -15,6 +15,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 from transformers import CONFIG_MAPPING, HfArgumentParser, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers.training_args import OptimizerNames
 
 from data_scripts.augmentation import Augmentation
 from data_scripts.labels import LABEL_POLICIES
@@ -34,6 +35,8 @@ MODEL_CONFIGS = {
 LIBRARY_PREFIX = "transformers:"
 LOSS_ENTRIES = ("class_weights", "label_smoothing")  # what the project's loss reads from a configuration
 LOWER_IS_BETTER = ("loss", "expected_calibration_error")  # of the figures that an epoch may be chosen by
+MUON = "muon"
+OPTIMIZERS = (MUON, *(name.value for name in OptimizerNames))
 SCHEDULES = ("constant_with_warmup", "cosine", "reduce_lr_on_plateau")
 
 DESCRIPTION = """Trains, evaluates and applies models of the state of an STM tip.
@@ -272,6 +275,12 @@ class ScanlineTrainingArguments(TrainingArguments):
         default="constant_with_warmup",
         metadata={"help": f"After the warmup: {', '.join(SCHEDULES)}.", "choices": list(SCHEDULES)},
     )
+    optim: str = field(
+        default=OptimizerNames.ADAMW_TORCH_FUSED.value,
+        metadata={
+            "help": "Optimizer: muon, which learns in fewer epochs (not with FSDP or DeepSpeed), or the library's."
+        },
+    )
     warmup_epochs: float = field(
         default=5.0, metadata={"help": "Epochs of linear warmup; warmup_steps, where given, wins."}
     )
@@ -321,8 +330,14 @@ class ScanlineTrainingArguments(TrainingArguments):
         if self.greater_is_better is None:
             figure = (self.metric_for_best_model or "loss").removeprefix("eval_").partition("_at_")[0]
             self.greater_is_better = figure not in LOWER_IS_BETTER
-        do_eval = self.do_eval
+        do_eval, optim = self.do_eval, self.optim
+        if optim not in OPTIMIZERS:
+            raise ConfigurationError(f"optim: {_unknown(str(optim), OPTIMIZERS, 'optimizer')}")
+        if optim == MUON:
+            self.optim = OptimizerNames.ADAMW_TORCH  # the library takes no name but its own
         super().__post_init__()
+        if optim == MUON:
+            self.optim = optim
         self.do_eval = do_eval  # the library sets it wherever there is an eval_strategy, also for predictions alone
         self.check_processes()
         if is_named_by_time:  # they look at the clock one after the other

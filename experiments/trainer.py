@@ -9,10 +9,12 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import EarlyStoppingCallback, ExportableState, PrinterCallback, ProgressCallback
 
-from configuration import ScanlineTrainingArguments
+from configuration import ConfigurationError, ScanlineTrainingArguments
+from configuration.arguments import MUON
 from data_scripts.scan_dataset import ScanDataset
 
 from .library_models import is_of_library, read_weights
+from .muon import muon_for
 from .run_folder import append_metrics, forget_metrics_after
 from .schedules import WarmupReduceLROnPlateau, warmup_then
 
@@ -97,10 +99,10 @@ class ScanlineTrainer(Trainer):
     """
     Trainer of Scanline models.
 
-    Adds to the library's: warmup from `warmup_start_lr` over `warmup_epochs` before any schedule; accuracy and loss
-    of the training scans, the share of time spent waiting for data, and the gap to validation; one line of
-    `metrics.jsonl` for each validation. The loss is the model's own (see `tip_state_loss`), or the same through
-    `compute_loss_func` for models of the library.
+    Adds to the library's: the optimizer Muon; warmup from `warmup_start_lr` over `warmup_epochs` before any schedule;
+    accuracy and loss of the training scans, the share of time spent waiting for data, and the gap to validation; one
+    line of `metrics.jsonl` for each validation. The loss is the model's own (see `tip_state_loss`), or the same
+    through `compute_loss_func` for models of the library.
     """
 
     args: ScanlineTrainingArguments
@@ -122,6 +124,23 @@ class ScanlineTrainer(Trainer):
     def record(self) -> TrainingRecord:
         """The counts of the present epoch."""
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TrainingRecord))
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer that `optim` names: [`Muon`], or one of the library's."""
+        if self.args.optim != MUON or self.optimizer is not None:
+            return super().create_optimizer(model)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ConfigurationError("optim: muon needs whole matrices, which FSDP and DeepSpeed take apart: use DDP.")
+        trained: Any = self.model if model is None else model
+        self.optimizer = muon_for(
+            trained,
+            set(self.get_decay_parameter_names(trained)),
+            lr=self.args.learning_rate,
+            weight_decay=self.args.weight_decay,
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+            eps=self.args.adam_epsilon,
+        )
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The schedule that `lr_scheduler_type` names, after the warmup."""

@@ -218,7 +218,7 @@ def launch(flags: list[str], config: Path = CONFIGS / "cpu.yaml") -> list[str]:
 @pytest.mark.parametrize(
     ("config", "more", "tolerance"),
     [
-        ("cpu_two_processes.yaml", {}, 1e-4),
+        ("cpu_two_processes.yaml", {"optim": "muon"}, 1e-4),
         # the model sharded
         ("fsdp.yaml", {}, 1e-4),
         # what GPUs are used with
@@ -231,9 +231,11 @@ def launch(flags: list[str], config: Path = CONFIGS / "cpu.yaml") -> list[str]:
     ids=["copies", "shards", "bf16, compiled, accumulated"],
 )
 def test_two_processes_give_the_loss_of_one(scans, tmp_path, config, more, tolerance):
+    more = dict(more)
     common = {
         "max_steps": 10, "logging_strategy": "steps", "logging_steps": 1, "augment": False, "do_train": True,
         "do_eval": True, "config_overrides": json.dumps(TINY | NO_CHANCE), "num_train_epochs": 5,
+        "optim": more.pop("optim", "adamw_torch"),
     }  # fmt: skip
     assert main(arguments(scans, tmp_path / "one", per_device_train_batch_size=16, **common)) == 0
     # the files of accelerate_configs as they are, but for a CPU
@@ -266,7 +268,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(scans, tmp_path):
     common = {
         "num_train_epochs": 4, "logging_strategy": "steps", "logging_steps": 1, "save_strategy": "steps",
         "save_steps": 2, "eval_strategy": "epoch", "load_best_model_at_end": False, "do_train": True,
-        "per_device_train_batch_size": 8,
+        "per_device_train_batch_size": 8, "optim": "muon",
     }  # fmt: skip
     assert main(arguments(scans, tmp_path / "whole", **common)) == 0
     folder = tmp_path / "killed"
