@@ -154,8 +154,7 @@ def find_parts(
     """Indices of the scans of each part: those of a split that was written down, or a new split."""
     # by majority, whatever is trained or scored on: the split must not depend on that choice
     labels = majority_labels(scores)
-    if arguments.train_labels == "soft":
-        labels = np.where(is_labelled(make_labels(scores, "soft")), np.nan_to_num(scores).argmax(axis=1), -1)
+    is_trained_on = is_labelled(make_labels(scores, arguments.train_labels))
     if split_file is not None:
         split = Split.load(split_file)
         arguments.split, arguments.split_seed = split.method, split.seed
@@ -165,8 +164,8 @@ def find_parts(
         except ValueError as error:
             raise ValueError(f"{split_file}: {error}") from error
         report_new_scans(split_file, split, scan_ids, labels, parts)
-        return parts
-    return split_labelled(
+        return add_unclear(parts, is_trained_on, groups, split.method) if extend else parts
+    parts = split_labelled(
         labels,
         groups,
         method,
@@ -176,6 +175,29 @@ def find_parts(
         arguments.num_folds,
         arguments.fold,
     )
+    return add_unclear(parts, is_trained_on, groups, method)
+
+
+def add_unclear(
+    parts: dict[str, np.ndarray], is_trained_on: np.ndarray, groups: np.ndarray, method: str
+) -> dict[str, np.ndarray]:
+    """
+    Adds what can be trained on and never scored, votes without a majority, to the training scans.
+
+    Not those of a session, or another group, that is held out.
+
+    Args:
+        parts: indices of the scans of each part.
+        is_trained_on: whether there is anything to train on, of all scans.
+        groups: of all scans.
+        method: that the parts were made by.
+    """
+    placed = np.concatenate(list(parts.values()))
+    added = np.setdiff1d(np.flatnonzero(is_trained_on), placed)
+    if method == "sessions":
+        held_out = [groups[part] for name, part in parts.items() if name != "train"]
+        added = added[~np.isin(groups[added], np.concatenate([groups[:0], *held_out]))]
+    return {**parts, "train": np.sort(np.append(parts["train"], added))}
 
 
 def report_new_scans(

@@ -9,7 +9,7 @@ import torch
 
 from configuration import DataArguments
 from data_scripts.scan_dataset import StoredLines
-from experiments.data import choose_share, load_data
+from experiments.data import choose_share, find_parts, load_data
 
 
 @pytest.fixture
@@ -50,6 +50,30 @@ def test_a_share_of_labels_keeps_every_class_and_the_smaller_shares():
     ]
     for few, many in pairwise(shares):
         assert set(few) <= set(many)
+
+
+@pytest.mark.parametrize("method", ["sessions", "random", "all"])
+def test_unclear_votes_are_trained_on_and_change_no_split(method):
+    rng = np.random.default_rng(0)
+    names = np.arange(160).astype(str)
+    sessions = np.repeat(list("abcdefghijklmnop"), 10)
+    scores = np.eye(2)[rng.integers(2, size=160)]
+    scores[::4] = 0.5  # votes for both
+    scores[1::8] = np.nan  # no vote
+    clear, soft = (
+        find_parts(DataArguments(train_labels=labels), names, sessions, method, scores, None, False)
+        for labels in ("majority", "soft")
+    )
+    assert clear.keys() == soft.keys()
+    assert all(clear[name].tolist() == soft[name].tolist() for name in clear if name != "train")
+    added = np.setdiff1d(soft["train"], clear["train"])
+    assert (scores[added] == 0.5).all() and set(clear["train"]) <= set(soft["train"])
+    if method == "sessions":
+        held_out = set(sessions[soft["validation"]])
+        assert not held_out & set(sessions[soft["train"]])
+        assert len(added) == sum(session not in held_out for session in sessions[::4])
+    else:
+        assert len(added) == 40
 
 
 def test_a_share_of_labels_leaves_validation_as_it_is(arguments):
