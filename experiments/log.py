@@ -40,6 +40,7 @@ CONFIGURATION: dict[str, tuple[str, ...]] = {
     "Heads": ("num_attention_heads",),
     "Feed-forward width": ("intermediate_size",),
     "Dropout": ("hidden_dropout_prob",),
+    "Optimizer": ("optim",),
     "LR": ("learning_rate",),
     "LR schedule": ("lr_scheduler_type",),
     "Warmup epochs": ("warmup_epochs",),
