@@ -23,7 +23,7 @@ train: $(READY) ## train on simulated scans and classify a few (no download, min
 		--config configuration/recipes/quickstart.yaml $(ARGS)
 
 test: $(READY) ## run every test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
