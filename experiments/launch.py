@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -136,6 +137,8 @@ def execute_all(runs: Sequence[Run], jobs: int, console: Console) -> list[str]:
     """
     Executes runs, `jobs` at once, each with its share of the cores, and the accelerators in turn.
 
+    Those that another process is at come last: commands that share their runs share the work.
+
     Returns:
         What failed, a sentence each; the other runs are carried out nevertheless.
     """
@@ -143,21 +146,26 @@ def execute_all(runs: Sequence[Run], jobs: int, console: Console) -> list[str]:
     for environment in _environments(jobs):
         slots.put(environment)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    busy, failures = [], []
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress, ThreadPoolExecutor(jobs) as pool:
         task = progress.add_task("runs", total=len(runs))
 
-        def execute(run: Run) -> str | None:
+        def execute(run: Run, wait: bool) -> None:
             environment = slots.get()
             try:
-                run.execute(environment)
+                run.execute(environment, wait)
+            except BusyError:
+                busy.append(run)
+                return
             except (RuntimeError, ValueError) as error:
-                return str(error)
+                failures.append(str(error))
             finally:
                 slots.put(environment)
-                progress.advance(task)
-            return None
+            progress.advance(task)
 
-        return [failure for failure in pool.map(execute, runs) if failure is not None]
+        list(pool.map(partial(execute, wait=False), runs))
+        list(pool.map(partial(execute, wait=True), busy))
+    return failures
 
 
 def _environments(jobs: int) -> Iterable[dict[str, str]]:

@@ -1,5 +1,7 @@
 import io
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
@@ -79,6 +81,20 @@ class TestAll:
         failures = execute(*runs, jobs=2)
         assert len(failures) == 1 and failures[0].startswith("1 ended with status 1")
         assert [run.summary() is not None for run in runs] == [True, False, True, True]
+
+    @pytest.mark.skipif(launch.fcntl is None, reason="no locks on this system")
+    def test_those_that_another_process_is_at_come_last(self, tmp_path):
+        runs = [Run(tmp_path / str(number), ()) for number in range(3)]
+        with ThreadPoolExecutor(1) as pool:
+            with runs[0]._locked(wait=False):
+                failures = pool.submit(execute, *runs)
+                deadline = time.monotonic() + 60
+                while runs[2].summary() is None:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                assert runs[0].summary() is None and not failures.done()
+            assert failures.result(60) == []
+        assert all(run.summary() is not None for run in runs)
 
     def test_share_the_cores(self, tmp_path, monkeypatch):
         monkeypatch.setattr(launch.os, "cpu_count", lambda: 8)
