@@ -25,13 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
+from transformers.training_args import OptimizerNames
 
 from experiments.intervals import FIGURES, figures_by_lines, leads
 from experiments.launch import LAST_EPOCH, Run, execute_all
 from experiments.probabilities import Probabilities
+from experiments.run_folder import RECIPE_FILE, SUMMARY_FILE
 
 from .pages import RESULTS, write
 
@@ -84,13 +87,14 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
 def collect(cell: Cell) -> dict[str, Any] | None:
     """The figures of a cell from those of its runs that have ended; `None` if none has."""
     verdicts: dict[int, Probabilities] = {}
-    folds, summary = {}, None
+    folds, summary, first = {}, None, Path()
     for seed, runs in cell.runs.items():
-        ended = [(number, run) for number, run in enumerate(runs) if (run.folder / "summary.json").is_file()]
+        ended = [(number, run) for number, run in enumerate(runs) if (run.folder / SUMMARY_FILE).is_file()]
         if ended:
             verdicts[seed] = Probabilities.concatenate([Probabilities.load(run.folder) for _, run in ended])
             folds[seed] = [number for number, _ in ended]
-            summary = json.loads((ended[0][1].folder / "summary.json").read_text(encoding="utf-8"))
+            first = ended[0][1].folder
+            summary = json.loads((first / SUMMARY_FILE).read_text(encoding="utf-8"))
     if summary is None:
         return None
     figures, resampled = figures_by_lines(list(verdicts.values()))
@@ -99,6 +103,7 @@ def collect(cell: Cell) -> dict[str, Any] | None:
         "split": cell.split,
         "num_parameters": summary["num_parameters"],
         "epochs": summary["epochs"],
+        **training_of(first),
         "folds_by_seed": folds,
         "num_scans": {seed: len(verdict.labels) for seed, verdict in verdicts.items()},
         "num_sessions": len(np.unique(np.concatenate([verdict.groups for verdict in verdicts.values()]))),
@@ -106,6 +111,17 @@ def collect(cell: Cell) -> dict[str, Any] | None:
         "figures": figures,
         "resampled": resampled,
     }
+
+
+def training_of(folder: Path) -> dict[str, str | None]:
+    """What else the models of a comparison differ in: `optimizer`, and `start`, the dataset of the first weights."""
+    recipe = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+    start = recipe.get("model_name_or_path")
+    if start is not None:
+        before = Path(start) / SUMMARY_FILE
+        start = json.loads(before.read_text(encoding="utf-8"))["dataset"] if before.is_file() else "weights"
+    optimizer = recipe.get("optim", OptimizerNames.ADAMW_TORCH.value)
+    return {"optimizer": optimizer.removesuffix("_fused").removesuffix("_torch"), "start": start}
 
 
 def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,10 +156,10 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
         "",
         "Balanced accuracy / AUROC after so many lines; unanimous labels, complete scans, last epoch.",
         "",
-        "| model | parameters | epochs | seeds | folds | scans | "
+        "| model | parameters | first trained on | optimizer | epochs | seeds | folds | scans | "
         + " | ".join(map(str, LINE_COUNTS))
         + " | whole scan, and its interval |",
-        "|---|---|---|---|---|---|" + "---|" * (len(LINE_COUNTS) + 1),
+        "|---|---|---|---|---|---|---|---|" + "---|" * (len(LINE_COUNTS) + 1),
     ]
     for result in of_split:
         *cells, at_end = (
@@ -156,13 +172,14 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
         seeds = " ".join(map(str, result["folds_by_seed"]))
         folds = sorted({number for numbers in result["folds_by_seed"].values() for number in numbers})
         lines.append(
-            f"| {result['model']} | {result['num_parameters']:,} | {result['epochs']:g} | "
+            f"| {result['model']} | {result['num_parameters']:,} | {result['start'] or '–'} | "
+            f"{result['optimizer']} | {result['epochs']:g} | "
             f"{seeds} | {'–' if split == 'random' else f'{len(folds)} of {NUM_FOLDS}'} | {scans} | "
             f"{' | '.join(cells)} | {at_end} ({intervals}) |"
         )
     if split == "random":
         lines += [
-            f"| {name} | | | | | {PUBLISHED_SCANS} |{' |' * len(LINE_COUNTS)} {accuracy:.3f} / {area:.3f} |"
+            f"| {name} | | | | | | | {PUBLISHED_SCANS} |{' |' * len(LINE_COUNTS)} {accuracy:.3f} / {area:.3f} |"
             for name, (accuracy, area) in PUBLISHED.items()
         ]
     return [*lines, ""]

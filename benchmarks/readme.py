@@ -106,7 +106,11 @@ def accuracy_row(row: dict[str, Any]) -> str:
         folds = {number for numbers in row["folds_by_seed"].values() for number in numbers}
         scored.append(f"{len(folds)} of {NUM_FOLDS} folds")
     seeds = list(row["folds_by_seed"])
-    scored += [f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}", f"{row['epochs']:g} epochs"]
+    start = "" if row["start"] is None else f" after {row['start']} scans"
+    scored += [
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}",
+        f"{row['epochs']:g} epochs of {row['optimizer']}{start}",
+    ]
     name = NAMES.get(row["model"])
     model = f"`{row['model']}`" if name is None else f"{name}, `{row['model']}`"
     return f"| {model} | {row['num_parameters']:,} | {cells[0]} | {cells[1]} | {intervals} | {', '.join(scored)} |"
@@ -120,7 +124,7 @@ def against_published(rows: Sequence[dict[str, Any]]) -> str:
         figure = name.replace("_", " ").replace("auroc", "AUROC")
         value = max(figures[place] for figures in PUBLISHED.values())
         of_all = "more" if value > best else "no more"
-        sentence.append(f"{of_all} {figure} ({value:.3f}) than any model here ({best:.3f})")
+        sentence.append(f"{of_all} {figure} ({value:.3f}) than the best model here ({best:.3f})")
     return (
         f"On whole scans, the figures that Gordon et al. report of their own random split have {sentence[0]}, and "
         f"{sentence[1]}. They are of other scans and of more training scans."

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks import accuracy
@@ -30,8 +31,9 @@ def verdicts(skill: float, fold: int, seed: int, num_scans: int = 80) -> Probabi
     )
 
 
-def leave_run(folder, of: Probabilities) -> None:
+def leave_run(folder, of: Probabilities, **recipe) -> None:
     folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     of.save(folder)
     (folder / "summary.json").write_text(json.dumps({"num_parameters": 1000, "epochs": 3, "machine": {"device": "x"}}))
 
@@ -87,6 +89,18 @@ def test_published_figures_stand_beside_the_random_split_only(command, tmp_path)
     assert command() == 0
     table = (tmp_path / "results" / "accuracy.md").read_text()
     assert "published LRCN" in table and "sessions" not in table
+
+
+def test_what_else_the_models_differ_in_stands_beside_the_figures(command, tmp_path):
+    pretrained = tmp_path / "pretrained"
+    pretrained.mkdir()
+    (pretrained / "summary.json").write_text('{"dataset": "simulated"}')
+    start = {"model_name_or_path": str(pretrained)}
+    leave_run(tmp_path / "work" / "causal" / "random_seed1", verdicts(1.0, 0, 1), optim="muon", **start)
+    leave_run(tmp_path / "work" / "cnn" / "random_seed1", verdicts(0.5, 0, 1), optim="adamw_torch_fused")
+    assert command("--splits", "random") == 0
+    table = (tmp_path / "results" / "accuracy.md").read_text()
+    assert "| causal | 1,000 | simulated | muon | 3 |" in table and "| cnn | 1,000 | – | adamw | 3 |" in table
 
 
 def test_nothing_to_report(command, capsys):
