@@ -142,6 +142,16 @@ class DataArguments(ScanSource):
             "choices": list(LABEL_POLICIES),
         },
     )
+    teachers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Folders of runs to learn from as well (distillation), which held out what this one holds out: "
+            "their mean verdict on a scan is part of its label, or its label where people gave none."
+        },
+    )
+    teacher_share: float = field(
+        default=0.0, metadata={"help": "Share of the teachers in the label of a scan that people have labelled."}
+    )
     eval_labels: str = field(
         default="unanimous",
         metadata={"help": "Labels to score on.", "choices": ["unanimous", "majority"]},
@@ -242,6 +252,13 @@ class DataArguments(ScanSource):
             )
         if self.unused_classes < 0:
             raise ConfigurationError(f"unused_classes must not be negative, got {self.unused_classes}.")
+        if not 0 <= self.teacher_share <= 1:
+            raise ConfigurationError(f"teacher_share must lie in [0, 1], got {self.teacher_share}.")
+        if bool(self.teachers) != (self.teacher_share > 0):
+            raise ConfigurationError(
+                "teachers and teacher_share go together: the folders of runs to learn from, and how much, as "
+                "--teachers runs/first runs/second --teacher_share 0.5."
+            )
         if not 0 < self.train_fraction <= 1:
             raise ConfigurationError(f"train_fraction must lie in (0, 1], got {self.train_fraction}.")
         try:

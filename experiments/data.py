@@ -14,6 +14,7 @@ from data_scripts.scan_dataset import ScanDataset, StoredLines
 from data_scripts.splits import Split, groups_of, split_labelled
 
 from .run_folder import SPLIT_FILE
+from .teachers import check_teacher, teach
 
 logger = logging.getLogger(__name__)
 
@@ -78,13 +79,20 @@ def load_data(
         duplicates = find_near_duplicates(stored[np.arange(len(stored))])
         groups, split_method = keep_together(arguments.split, sessions, scan_ids, duplicates.pairs)
     # of the classes as the dataset has them: the split must not depend on the model
-    parts = find_parts(arguments, scan_ids, groups, split_method, votes, split_file, extend)
-    train = parts["train"][is_labelled(train_labels[parts["train"]])]
+    is_trained_on = is_labelled(train_labels) | (bool(arguments.teachers) & (num_lines > 0))
+    parts = find_parts(arguments, scan_ids, groups, split_method, votes, is_trained_on, split_file, extend)
+    train = parts["train"][is_trained_on[parts["train"]]]
     train = train[choose_share(_hard(train_labels[train]), arguments.train_fraction, arguments.split_seed)]
+    train_lines, train_labels = take(train), train_labels[train]
+    if arguments.teachers:
+        held_out = [scan_id for name, part in parts.items() if name != "train" for scan_id in scan_ids[part].tolist()]
+        for teacher in arguments.teachers:
+            check_teacher(Path(teacher), arguments.dataset, held_out)
+        train_labels = teach(arguments.teachers, arguments.teacher_share, train_lines, train_labels, label_names)
     datasets_by_part = {
         "train": ScanDataset(
-            take(train),
-            train_labels[train],
+            train_lines,
+            train_labels,
             arguments.normalization,
             arguments.augmentation(),
             seed,
@@ -104,7 +112,7 @@ def load_data(
             )
         indices[name] = part[scored]
         datasets_by_part[name] = ScanDataset(take(part[scored]), eval_labels[part[scored]], arguments.normalization)
-    hard = {name: _hard(train_labels if name == "train" else eval_labels)[used] for name, used in indices.items()}
+    hard = {name: _hard(train_labels if name == "train" else eval_labels[used]) for name, used in indices.items()}
     counts = {name: np.bincount(labels, minlength=len(label_names)).tolist() for name, labels in hard.items()}
     split = Split.of(
         parts,
@@ -121,7 +129,7 @@ def load_data(
         groups={name: sessions[part].tolist() for name, part in indices.items()},
         label_names=label_names,
         split=split,
-        class_weights=find_class_weights(arguments, train_labels[train], label_names),
+        class_weights=find_class_weights(arguments, train_labels, label_names),
         scan_lines={
             "minimum": int(num_lines[train].min()),
             "median": float(np.median(num_lines[train])),
@@ -148,13 +156,13 @@ def find_parts(
     groups: np.ndarray,
     method: str,
     scores: np.ndarray,
+    is_trained_on: np.ndarray,
     split_file: Path | None,
     extend: bool,
 ) -> dict[str, np.ndarray]:
     """Indices of the scans of each part: those of a split that was written down, or a new split."""
     # by majority, whatever is trained or scored on: the split must not depend on that choice
     labels = majority_labels(scores)
-    is_trained_on = is_labelled(make_labels(scores, arguments.train_labels))
     if split_file is not None:
         split = Split.load(split_file)
         arguments.split, arguments.split_seed = split.method, split.seed
@@ -182,7 +190,7 @@ def add_unclear(
     parts: dict[str, np.ndarray], is_trained_on: np.ndarray, groups: np.ndarray, method: str
 ) -> dict[str, np.ndarray]:
     """
-    Adds what can be trained on and never scored, votes without a majority, to the training scans.
+    Adds what can be trained on and never scored to the training scans: votes without a majority; with teachers, none.
 
     Not those of a session, or another group, that is held out.
 

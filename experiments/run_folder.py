@@ -21,7 +21,9 @@ FAILURES_PICTURE = "failures.png"
 NOTES_FILE = "notes.md"
 ARGUMENTS_FILE = "{name}.arguments.json"  # beside the folder of a run that was launched
 # options that are of the machine, not of the model
-PATHS = ("output_dir", "runs_dir", "data_dir", "cache_dir", "split_file", "predict_dir", "model_name_or_path")
+PATHS = (
+    "output_dir", "runs_dir", "data_dir", "cache_dir", "split_file", "predict_dir", "teachers", "model_name_or_path",
+)  # fmt: skip
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -12,7 +12,8 @@ from configuration.arguments import new_run_name, read_recipe
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_a_whole_run(path, tmp_path):
-    model, data, training = parse_arguments(["--config", str(path), "--output_dir", str(tmp_path)])
+    teachers = ["--teachers", str(tmp_path)] if path.stem.startswith("distill") else []
+    model, data, training = parse_arguments(["--config", str(path), "--output_dir", str(tmp_path), *teachers])
     config = model.config_class()(**model.config_overrides)
     assert config.model_type in (f"scanline_{model.model}", model.model.removeprefix("transformers:"))
     # new scans make up for it, or the log's runs had none

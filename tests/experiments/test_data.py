@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from configuration import DataArguments
+from data_scripts.labels import is_labelled, make_labels
 from data_scripts.scan_dataset import StoredLines
 from experiments.data import choose_share, find_parts, load_data
 
@@ -61,8 +62,10 @@ def test_unclear_votes_are_trained_on_and_change_no_split(method):
     scores[::4] = 0.5  # votes for both
     scores[1::8] = np.nan  # no vote
     clear, soft = (
-        find_parts(DataArguments(train_labels=labels), names, sessions, method, scores, None, False)
-        for labels in ("majority", "soft")
+        find_parts(
+            DataArguments(), names, sessions, method, scores, is_labelled(make_labels(scores, policy)), None, False
+        )
+        for policy in ("majority", "soft")
     )
     assert clear.keys() == soft.keys()
     assert all(clear[name].tolist() == soft[name].tolist() for name in clear if name != "train")
