@@ -11,6 +11,8 @@ scored: nothing is chosen on the scans that are reported.
         --models causal_small lrcn_small cnn cnn_padding                                       # on a CPU: a day
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models finetune_small --start \
         finetune_small=runs/pretrained                                                         # from trained weights
+    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models distill_small --start \
+        distill_small=runs/pretrained --teachers distill_small=runs/accuracy/finetune_small    # from others' verdicts
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --report                      # of what has been run
 
 Finished runs are not run again, and those that were stopped go on from their last epoch. Writes accuracy.json, .md and
@@ -62,25 +64,25 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
     cells = []
     for split in arguments.splits:
         for model in arguments.models:
-            runs = {}
+            runs, stem = {}, Path(model).stem
             for seed in arguments.seeds:
                 common = ["--config", model, "--dataset", "hsi100", "--data_dir", arguments.data_dir]
                 common += ["--seed", str(seed), "--split", split, *LAST_EPOCH, *arguments.extra]
-                if Path(model).stem in arguments.start:
-                    common += ["--model_name_or_path", arguments.start[Path(model).stem]]
+                if stem in arguments.start:
+                    common += ["--model_name_or_path", arguments.start[stem]]
                 common += ["--eval_line_counts", *map(str, LINE_COUNTS), "--do_train", "--do_eval"]
-                name = f"{Path(model).stem}/{split}_seed{seed}"
                 folds = range(NUM_FOLDS) if split == "sessions" else [None]
-                runs[seed] = tuple(
-                    Run(Path(arguments.work_dir) / name, (*common, "--split_seed", str(seed)))
-                    if fold is None
-                    else Run(
-                        Path(arguments.work_dir) / f"{name}_fold{fold}",
-                        (*common, "--split_seed", "0", "--num_folds", str(NUM_FOLDS), "--fold", str(fold)),
-                    )
-                    for fold in folds
-                )
-            cells.append(Cell(Path(model).stem, split, runs))
+                planned = []
+                for fold in folds:
+                    name = f"{split}_seed{seed}" if fold is None else f"{split}_seed{seed}_fold{fold}"
+                    of_split = ["--split_seed", str(seed)]
+                    if fold is not None:
+                        of_split = ["--split_seed", "0", "--num_folds", str(NUM_FOLDS), "--fold", str(fold)]
+                    teachers = [str(Path(folder) / name) for pupil, folder in arguments.teachers if pupil == stem]
+                    taught = ["--teachers", *teachers] if teachers else []
+                    planned.append(Run(Path(arguments.work_dir) / stem / name, (*common, *of_split, *taught)))
+                runs[seed] = tuple(planned)
+            cells.append(Cell(stem, split, runs))
     return cells
 
 
@@ -113,15 +115,24 @@ def collect(cell: Cell) -> dict[str, Any] | None:
     }
 
 
-def training_of(folder: Path) -> dict[str, str | None]:
-    """What else the models of a comparison differ in: `optimizer`, and `start`, the dataset of the first weights."""
+def training_of(folder: Path) -> dict[str, Any]:
+    """
+    What else the models of a comparison differ in.
+
+    Returns:
+        `optimizer`; `start`, the dataset of the first weights; and `teachers`, of how many models it has learned.
+    """
     recipe = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
     start = recipe.get("model_name_or_path")
     if start is not None:
         before = Path(start) / SUMMARY_FILE
         start = json.loads(before.read_text(encoding="utf-8"))["dataset"] if before.is_file() else "weights"
     optimizer = recipe.get("optim", OptimizerNames.ADAMW_TORCH.value)
-    return {"optimizer": optimizer.removesuffix("_fused").removesuffix("_torch"), "start": start}
+    return {
+        "optimizer": optimizer.removesuffix("_fused").removesuffix("_torch"),
+        "start": start,
+        "teachers": len(recipe.get("teachers") or []),
+    }
 
 
 def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -156,10 +167,10 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
         "",
         "Balanced accuracy / AUROC after so many lines; unanimous labels, complete scans, last epoch.",
         "",
-        "| model | parameters | first trained on | optimizer | epochs | seeds | folds | scans | "
+        "| model | parameters | first trained on | teachers | optimizer | epochs | seeds | folds | scans | "
         + " | ".join(map(str, LINE_COUNTS))
         + " | whole scan, and its interval |",
-        "|---|---|---|---|---|---|---|---|" + "---|" * (len(LINE_COUNTS) + 1),
+        "|---|---|---|---|---|---|---|---|---|" + "---|" * (len(LINE_COUNTS) + 1),
     ]
     for result in of_split:
         *cells, at_end = (
@@ -173,13 +184,13 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
         folds = sorted({number for numbers in result["folds_by_seed"].values() for number in numbers})
         lines.append(
             f"| {result['model']} | {result['num_parameters']:,} | {result['start'] or '–'} | "
-            f"{result['optimizer']} | {result['epochs']:g} | "
+            f"{result['teachers'] or '–'} | {result['optimizer']} | {result['epochs']:g} | "
             f"{seeds} | {'–' if split == 'random' else f'{len(folds)} of {NUM_FOLDS}'} | {scans} | "
             f"{' | '.join(cells)} | {at_end} ({intervals}) |"
         )
     if split == "random":
         lines += [
-            f"| {name} | | | | | | | {PUBLISHED_SCANS} |{' |' * len(LINE_COUNTS)} {accuracy:.3f} / {area:.3f} |"
+            f"| {name} | | | | | | | | {PUBLISHED_SCANS} |{' |' * len(LINE_COUNTS)} {accuracy:.3f} / {area:.3f} |"
             for name, (accuracy, area) in PUBLISHED.items()
         ]
     return [*lines, ""]
@@ -239,10 +250,10 @@ def draw(results: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _start(text: str) -> tuple[str, str]:
+def _of_model(text: str) -> tuple[str, str]:
     model, equals, folder = text.partition("=")
     if not equals or not Path(folder).is_dir():
-        raise argparse.ArgumentTypeError(f"expected MODEL=FOLDER of a run, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected MODEL=FOLDER, a folder that there is, got {text!r}")
     return model, folder
 
 
@@ -253,7 +264,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work_dir", default="runs/accuracy", help="folder of the runs (runs/accuracy)")
     parser.add_argument("--models", nargs="+", default=MODELS, help=f"recipes, ours first ({' '.join(MODELS)})")
     parser.add_argument(
-        "--start", nargs="+", type=_start, default=(), metavar="MODEL=FOLDER", help="weights to start a model from"
+        "--start", nargs="+", type=_of_model, default=(), metavar="MODEL=FOLDER", help="weights to start a model from"
+    )
+    parser.add_argument(
+        "--teachers",
+        nargs="+",
+        type=_of_model,
+        default=(),
+        metavar="MODEL=FOLDER",
+        help="runs that a model learns from: the folder of another model in a work_dir, of which each split, seed and "
+        "fold takes the one of its name; a model can have several",
     )
     parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS, help="(both)")
     parser.add_argument("--seeds", nargs="+", type=int, default=(42, 43, 44), help="seeds of the runs (42 43 44)")
@@ -265,8 +285,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     arguments.start = dict(arguments.start)
-    if unknown := arguments.start.keys() - {Path(model).stem for model in arguments.models}:
-        parser.error(f"--start names {', '.join(unknown)}, which is not among --models.")
+    models = {Path(model).stem for model in arguments.models}
+    for option, named in (("--start", arguments.start), ("--teachers", dict(arguments.teachers))):
+        if unknown := named.keys() - models:
+            parser.error(f"{option} names {', '.join(unknown)}, which is not among --models.")
     cells = plan(arguments)
     failures: list[str] = []
     if not arguments.report:

@@ -107,9 +107,10 @@ def accuracy_row(row: dict[str, Any]) -> str:
         scored.append(f"{len(folds)} of {NUM_FOLDS} folds")
     seeds = list(row["folds_by_seed"])
     start = "" if row["start"] is None else f" after {row['start']} scans"
+    taught = f", learning from {row['teachers']} teachers" if row.get("teachers") else ""
     scored += [
         f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}",
-        f"{row['epochs']:g} epochs of {row['optimizer']}{start}",
+        f"{row['epochs']:g} epochs of {row['optimizer']}{start}{taught}",
     ]
     name = NAMES.get(row["model"])
     model = f"`{row['model']}`" if name is None else f"{name}, `{row['model']}`"

@@ -97,10 +97,11 @@ def test_what_else_the_models_differ_in_stands_beside_the_figures(command, tmp_p
     (pretrained / "summary.json").write_text('{"dataset": "simulated"}')
     start = {"model_name_or_path": str(pretrained)}
     leave_run(tmp_path / "work" / "causal" / "random_seed1", verdicts(1.0, 0, 1), optim="muon", **start)
-    leave_run(tmp_path / "work" / "cnn" / "random_seed1", verdicts(0.5, 0, 1), optim="adamw_torch_fused")
+    other = {"optim": "adamw_torch_fused", "teachers": ["one", "other"]}
+    leave_run(tmp_path / "work" / "cnn" / "random_seed1", verdicts(0.5, 0, 1), **other)
     assert command("--splits", "random") == 0
     table = (tmp_path / "results" / "accuracy.md").read_text()
-    assert "| causal | 1,000 | simulated | muon | 3 |" in table and "| cnn | 1,000 | – | adamw | 3 |" in table
+    assert "| causal | 1,000 | simulated | – | muon | 3 |" in table and "| cnn | 1,000 | – | 2 | adamw | 3 |" in table
 
 
 def test_nothing_to_report(command, capsys):
@@ -113,12 +114,19 @@ def test_runs_differ_in_nothing_but_model_seed_and_fold(command, tmp_path, monke
     planned = []
     monkeypatch.setattr(accuracy, "execute_all", lambda runs, jobs, console: planned.extend(runs) or [])
     arguments = ["--data_dir", "d", "--work_dir", str(tmp_path), "--models", "causal", "cnn", "--seeds", "1", "2"]
-    assert main([*arguments, "--start", f"causal={tmp_path / 'start'}", "--extra", "--bf16", "true"]) == 1
+    arguments += ["--start", f"causal={tmp_path / 'start'}"]
+    arguments += ["--teachers", f"cnn={tmp_path}", f"cnn={tmp_path / 'start'}"]
+    assert main([*arguments, "--extra", "--bf16", "true"]) == 1
     assert len({run.folder for run in planned}) == len(planned) == 2 * 2 * (1 + 5)
     for run in planned:
         options = dict(zip(run.arguments, run.arguments[1:], strict=False))
         assert "--no_load_best_model_at_end" in run.arguments and options["--bf16"] == "true"
         assert ("--model_name_or_path" in options) == (options["--config"] == "causal")
+        if options["--config"] == "cnn":  # of each run those of its own split, seed and fold
+            of_run = run.arguments[run.arguments.index("--teachers") + 1 :]
+            assert of_run == (str(tmp_path / run.folder.name), str(tmp_path / "start" / run.folder.name))
+        else:
+            assert "--teachers" not in options
         if options["--split"] == "sessions":  # fixed folds, whatever the seed
             assert options["--split_seed"] == "0" and run.folder.name.endswith(f"fold{options['--fold']}")
         else:
@@ -127,11 +135,12 @@ def test_runs_differ_in_nothing_but_model_seed_and_fold(command, tmp_path, monke
     assert firsts == sorted(firsts)  # a seed is whole before the next begins
 
 
-@pytest.mark.parametrize("start", ["causal", "causal=nowhere", "vit=."])
-def test_a_start_that_is_none_is_refused(command, start, capsys):
+@pytest.mark.parametrize("option", ["--start", "--teachers"])
+@pytest.mark.parametrize("given", ["causal", "causal=nowhere", "vit=."])
+def test_a_folder_that_is_none_is_refused(command, option, given, capsys):
     with pytest.raises(SystemExit):
-        command("--start", start)
-    assert "--start" in capsys.readouterr().err
+        command(option, given)
+    assert option in capsys.readouterr().err
 
 
 def test_a_model_has_one_colour_in_the_whole_figure_and_one_name_below_it():
