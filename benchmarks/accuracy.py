@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
@@ -36,7 +35,7 @@ from transformers.training_args import OptimizerNames
 from experiments.intervals import FIGURES, figures_by_lines, leads
 from experiments.launch import LAST_EPOCH, Run, execute_all
 from experiments.probabilities import Probabilities
-from experiments.run_folder import RECIPE_FILE, SUMMARY_FILE
+from experiments.run_folder import SUMMARY_FILE, read_recipe
 
 from .pages import RESULTS, write
 
@@ -47,6 +46,7 @@ LINE_COUNTS = (5, 10, 20, 40, 64, 128)
 # Gordon et al. 2020, random split, whole scans: (balanced accuracy, AUROC)
 PUBLISHED = {"published CNN": (0.856, 0.963), "published LRCN": (0.847, 0.960)}
 PUBLISHED_SCANS = 648
+UNKNOWN = "unknown"
 console = Console()
 
 
@@ -122,11 +122,11 @@ def training_of(folder: Path) -> dict[str, Any]:
     Returns:
         `optimizer`; `start`, the dataset of the first weights; and `teachers`, of how many models it has learned.
     """
-    recipe = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+    recipe = read_recipe(folder)
     start = recipe.get("model_name_or_path")
     if start is not None:
         before = Path(start) / SUMMARY_FILE
-        start = json.loads(before.read_text(encoding="utf-8"))["dataset"] if before.is_file() else "weights"
+        start = json.loads(before.read_text(encoding="utf-8"))["dataset"] if before.is_file() else UNKNOWN
     optimizer = recipe.get("optim", OptimizerNames.ADAMW_TORCH.value)
     return {
         "optimizer": optimizer.removesuffix("_fused").removesuffix("_torch"),

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import run_streaming
-from benchmarks.accuracy import NUM_FOLDS, PUBLISHED, PUBLISHED_SCANS, SPLITS
+from benchmarks.accuracy import NUM_FOLDS, PUBLISHED, PUBLISHED_SCANS, SPLITS, UNKNOWN
 from benchmarks.pages import RESULTS
 from data_scripts.readers import DRAWN
 from data_scripts.simulation import TIP_STATES, SimulationOptions, simulate
@@ -106,7 +106,7 @@ def accuracy_row(row: dict[str, Any]) -> str:
         folds = {number for numbers in row["folds_by_seed"].values() for number in numbers}
         scored.append(f"{len(folds)} of {NUM_FOLDS} folds")
     seeds = list(row["folds_by_seed"])
-    start = "" if row["start"] is None else f" after {row['start']} scans"
+    start = {None: "", UNKNOWN: " from other weights"}.get(row["start"], f" after {row['start']} scans")
     taught = f", learning from {row['teachers']} teachers" if row.get("teachers") else ""
     scored += [
         f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}",

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from .probabilities import Probabilities
+from .scoring import load_metric
 
 SMALLEST = 1e-7  # probability that a certain verdict still leaves to the others, so that its logarithm exists
 LARGEST_TEMPERATURE = 20.0
@@ -49,6 +50,30 @@ def fit_calibration(probabilities: np.ndarray, labels: np.ndarray) -> tuple[floa
     bounds = [(-limit, limit), *[(None, None)] * logits.shape[1]]
     found = minimize(loss, np.zeros(1 + logits.shape[1]), jac=True, bounds=bounds, method="L-BFGS-B").x
     return float(np.exp(found[0])), found[1:] - found[1:].mean()
+
+
+def calibration_error_by_chance(verdicts: Sequence[np.ndarray], num_draws: int = 20) -> float:
+    """
+    The expected calibration error that probabilities without any error would get on as many scans.
+
+    It counts every gap between confidence and accuracy, also those that are there by chance: with few scans in a bin
+    it is far from 0 for the truth itself (Kumar et al. 2019, arXiv:1909.10155). Labels are drawn from the
+    probabilities.
+
+    Args:
+        verdicts: probabilities `[num_scans, num_labels]`, each of which is scored by itself.
+        num_draws: to take the mean of, for each of the verdicts.
+    """
+    metric, rng = load_metric(), np.random.default_rng(0)
+    errors = []
+    for verdict in verdicts:
+        ends = verdict.cumsum(axis=1)
+        names = list(map(str, range(verdict.shape[1])))
+        for _ in range(num_draws):
+            drawn = (rng.random((len(ends), 1)) * ends[:, -1:] >= ends).sum(axis=1)
+            scores = metric.compute(predictions=verdict, references=drawn, label_names=names, on_missing_class="skip")
+            errors.append(scores["expected_calibration_error"])
+    return float(np.mean(errors))
 
 
 @dataclass(frozen=True)

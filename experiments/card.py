@@ -12,12 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from data_scripts.provenance import PROVENANCE
 
-from .run_folder import CARD_FILE, FAILURES_FILE, PRETRAINING_RECIPE_FILE, RECIPE_FILE, RELEASE_FILE, SUMMARY_FILE
+from .run_folder import (
+    CARD_FILE,
+    FAILURES_FILE,
+    PRETRAINING_RECIPE_FILE,
+    RECIPE_FILE,
+    RELEASE_FILE,
+    SUMMARY_FILE,
+    read_recipe,
+)
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 FIGURES = {"balanced_accuracy": "Balanced accuracy", "auroc": "AUROC, macro one-vs-rest"}
@@ -97,7 +104,7 @@ def describe(folder: Path) -> dict[str, Any]:
     results = json.loads((folder / (RELEASE_FILE if released else SUMMARY_FILE)).read_text(encoding="utf-8"))
     facts = _of_release(results) if released else _of_run(results)
     run = facts["run"]
-    recipe = _read(folder / RECIPE_FILE)
+    recipe = read_recipe(folder) if (folder / RECIPE_FILE).is_file() else {}
     known = PROVENANCE.get(run["dataset"])
     surface = known and (known.surface or f"{recipe.get('simulation_surface')}, simulated")
     start = recipe.get("model_name_or_path")
@@ -112,10 +119,6 @@ def describe(folder: Path) -> dict[str, Any]:
         "failures": json.loads(failures.read_text(encoding="utf-8")) if failures.is_file() else None,
         "max_sessions": MAX_SESSIONS,
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
 
 
 def _metadata(facts: dict[str, Any]) -> ModelCardData:

@@ -33,6 +33,7 @@ class Data:
         class_weights: in the loss; `None` for none.
         scan_lines: `minimum`, `median` and `maximum` of the measured lines of a training scan at the model's width, of
             the first `most`.
+        labels_by_teachers: number of training scans whose label is that of teachers alone.
     """
 
     parts: dict[str, ScanDataset]
@@ -42,6 +43,7 @@ class Data:
     split: Split
     class_weights: list[float] | None
     scan_lines: dict[str, float]
+    labels_by_teachers: int
 
 
 def load_data(
@@ -84,6 +86,7 @@ def load_data(
     train = parts["train"][is_trained_on[parts["train"]]]
     train = train[choose_share(_hard(train_labels[train]), arguments.train_fraction, arguments.split_seed)]
     train_lines, train_labels = take(train), train_labels[train]
+    labels_by_teachers = int((~is_labelled(train_labels)).sum())
     if arguments.teachers:
         held_out = [scan_id for name, part in parts.items() if name != "train" for scan_id in scan_ids[part].tolist()]
         for teacher in arguments.teachers:
@@ -136,6 +139,7 @@ def load_data(
             "maximum": int(num_lines[train].max()),
             "most": arguments.max_lines,
         },
+        labels_by_teachers=labels_by_teachers,
     )
 
 

@@ -49,6 +49,10 @@ class Probabilities:
         except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: not the probabilities that a run writes ({error}).") from error
 
+    def after(self, lines: str) -> np.ndarray:
+        """The probabilities after so many lines, one of `line_counts`, or of the `"whole"` scan."""
+        return self.whole if lines == "whole" else self.by_lines[self.line_counts.tolist().index(int(lines))]
+
     def by_session(self) -> dict[str, dict[str, Any]]:
         """Of each session: `accuracy` on whole scans, and `counts` of its scans by label."""
         right = self.whole.argmax(axis=1) == self.labels

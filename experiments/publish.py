@@ -38,6 +38,7 @@ from .run_folder import (
     SPLIT_FILE,
     SUMMARY_FILE,
     portable_recipe,
+    read_recipe,
 )
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
@@ -127,11 +128,9 @@ def collect(folder: Path, repo_type: str, repo_id: str) -> dict[str, Path | byte
         card = (folder / CARD_FILE).read_text(encoding="utf-8")
         files[CARD_FILE] = re.sub(placeholder, f'"{repo_id}"', card).encode()
         for name in sorted(files.keys() & {RECIPE_FILE, PRETRAINING_RECIPE_FILE}):
-            recipe = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-            if not isinstance(recipe, dict):
-                raise ValueError("it maps no options to values")
-            files[name] = yaml.safe_dump(portable_recipe(recipe), sort_keys=True, allow_unicode=True).encode()
-    except (OSError, ValueError, yaml.YAMLError) as error:
+            recipe = portable_recipe(read_recipe(folder, name))
+            files[name] = yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True).encode()
+    except (OSError, ValueError) as error:
         raise PublishError(f"{folder / name}: cannot be read ({' '.join(str(error).split())}).") from error
     return files
 

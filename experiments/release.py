@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
 from safetensors import SafetensorError
@@ -34,7 +33,7 @@ from data_scripts.splits import Split
 from modeling_scanline.image_processing_scanline import NORMALIZATIONS
 
 from .analysis.record import OF_THE_MACHINE
-from .calibration import Calibration, cross_calibrated
+from .calibration import Calibration, calibration_error_by_chance, cross_calibrated
 from .card import FIGURES, write_card
 from .decision import cross_decided, fit_thresholds
 from .intervals import figures_by_lines
@@ -48,6 +47,7 @@ from .run_folder import (
     SPLIT_FILE,
     SUMMARY_FILE,
     portable_recipe,
+    read_recipe,
     write_recipe,
 )
 from .scoring import load_metric
@@ -76,15 +76,11 @@ class Fold:
         split = Split.load(folder / SPLIT_FILE)
         return cls(
             summary=json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8")),
-            recipe=_read_recipe(folder),
+            recipe=read_recipe(folder),
             verdict=Probabilities.load(folder),
             held_out=frozenset(split.sessions["validation"]),
             trained_on=frozenset(split.sessions["train"]),
         )
-
-
-def _read_recipe(folder: Path) -> dict[str, Any]:
-    return yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
 
 
 def check_folds(run: Path, folds: Sequence[Fold]) -> None:
@@ -92,7 +88,7 @@ def check_folds(run: Path, folds: Sequence[Fold]) -> None:
     Raises `ValueError` for folds that cannot vouch for the model of a run: another recipe, sessions on both sides, an
     epoch that was chosen on the scans that are reported, or no other fold to be calibrated by.
     """
-    recipe = _read_recipe(run)
+    recipe = read_recipe(run)
     for fold in folds:
         differing = sorted(
             name for name in (recipe.keys() | fold.recipe.keys()) - FREE if recipe.get(name) != fold.recipe.get(name)
@@ -126,9 +122,8 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
     figures, _ = figures_by_lines(calibrated)
 
     def scores(verdict: Probabilities, key: str) -> dict[str, Any]:
-        index = verdict.line_counts.astype(str).tolist().index(key) if key != "whole" else None
         return metric.compute(
-            predictions=verdict.whole if index is None else verdict.by_lines[index],
+            predictions=verdict.after(key),
             references=verdict.labels,
             label_names=names,
             on_missing_class="skip",
@@ -145,6 +140,9 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
             "balanced_accuracy_before": mean(before, "balanced_accuracy"),
             "expected_calibration_error_before": mean(before, "expected_calibration_error"),
             "expected_calibration_error": mean(after, "expected_calibration_error"),
+            "expected_calibration_error_by_chance": calibration_error_by_chance(
+                [verdict.after(key) for verdict in calibrated]
+            ),
             "accuracy": mean(after, "accuracy"),
         }
     classes = {
@@ -235,6 +233,12 @@ def draw(description: dict[str, Any]) -> Figure:
     return figure
 
 
+def recipe_of_start(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe, without paths, of the run whose weights a run started from; empty where there is none at hand."""
+    start = Path(recipe.get("model_name_or_path") or "")
+    return portable_recipe(read_recipe(start)) if (start / RECIPE_FILE).is_file() else {}
+
+
 def release(
     run: Path,
     fold_folders: Sequence[Path],
@@ -242,6 +246,7 @@ def release(
     tip_change: Path | None = None,
     familiarity: Path | None = None,
     normalization: str | None = None,
+    remark: str | None = None,
 ) -> dict[str, Any]:
     """
     Writes the Hub folder.
@@ -253,6 +258,7 @@ def release(
         tip_change: what `benchmarks.tip_change` wrote, to ship its search for tip changes; `None` ships none.
         familiarity: what `benchmarks.familiarity` wrote, to ship what scans of training look like; `None` ships none.
         normalization: of the processor, in place of the one of the run, where both do the same to its scans.
+        remark: what the card says below its figures, as of choices that they depend on.
 
     Returns:
         What the card was written from; also in `release.json`.
@@ -263,7 +269,7 @@ def release(
     """
     folds = [Fold.load(folder) for folder in fold_folders]
     check_folds(run, folds)
-    description = describe(run, folds)
+    description = describe(run, folds) | {"remark": remark}
     model = AutoModelForImageClassification.from_pretrained(run)
     model.config.calibration_lines = description["calibration"]["lines"]
     model.config.calibration_temperatures = description["calibration"]["temperatures"]
@@ -292,12 +298,16 @@ def release(
     with torch.inference_mode():
         logits = model.eval()(**processor(example_scan(), return_tensors="pt")).logits[0]
     description["example"] = logits.softmax(-1).tolist()
-    recipe = _read_recipe(run)
+    recipe = read_recipe(run)
     write_recipe(output, portable_recipe(recipe))
-    start = Path(recipe.get("model_name_or_path") or "")
-    if (start / RECIPE_FILE).is_file():
-        write_recipe(output, portable_recipe(_read_recipe(start)), PRETRAINING_RECIPE_FILE)
+    if pretraining := recipe_of_start(recipe):
+        write_recipe(output, pretraining, PRETRAINING_RECIPE_FILE)
+        start = Path(recipe["model_name_or_path"])
         description["pretraining"] = json.loads((start / SUMMARY_FILE).read_text(encoding="utf-8"))
+    taught_by = [read_recipe(Path(teacher)) for teacher in recipe.get("teachers") or []]
+    description["teachers"] = [
+        {"recipe": portable_recipe(teacher), "pretraining_recipe": recipe_of_start(teacher)} for teacher in taught_by
+    ]
     description["name"] = output.name
     description["num_parameters"] = model.num_parameters()
     description["weights_mb"] = round((output / "model.safetensors").stat().st_size / 1e6, 1)
@@ -322,6 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=NORMALIZATIONS,
         help="what users' scans want, in place of that of the run: flat_line, where the scans of training came flat",
     )
+    parser.add_argument("--remark", help="a sentence for the card, below its figures: what they depend on, for one")
     arguments = parser.parse_args(argv)
     folders = [folder for folder in arguments.folds if folder.is_dir()]  # a pattern also catches their logs
     try:
@@ -334,6 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.tip_change,
             arguments.familiarity,
             arguments.normalization,
+            arguments.remark,
         )
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         logging.getLogger("release").error("%s", error)

@@ -65,6 +65,23 @@ def write_recipe(folder: Path, recipe: dict[str, Any], name: str = RECIPE_FILE) 
     (folder / name).write_text(text, encoding="utf-8")
 
 
+def read_recipe(folder: Path, name: str = RECIPE_FILE) -> dict[str, Any]:
+    """
+    The resolved recipe that a run wrote.
+
+    Raises:
+        OSError: if there is none.
+        ValueError: for a file that maps no options to values.
+    """
+    try:
+        recipe = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{name} maps no options to values")
+    return recipe
+
+
 def portable_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe as others may read it, without the paths of the machine; a model that it got from the Hub stays."""
 

@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.calibration import Calibration, calibrate, cross_calibrated, fit_calibration
+from experiments.calibration import (
+    Calibration,
+    calibrate,
+    calibration_error_by_chance,
+    cross_calibrated,
+    fit_calibration,
+)
 from experiments.probabilities import Probabilities
 
 quick = settings(deadline=None, derandomize=True, max_examples=15)
@@ -81,3 +87,13 @@ class TestFolds:
         fold.by_lines[0, :10] = np.nan
         changed = cross_calibrated([fold, of_fold(1, [1.0, 2.0])])[0]
         assert np.isnan(changed.by_lines[0, :10]).all() and np.isfinite(changed.by_lines[0, 10:]).all()
+
+
+def test_the_truth_itself_has_a_calibration_error_by_chance():
+    rng = np.random.default_rng(0)
+    few, many = (rng.dirichlet(np.ones(4), size=number) for number in (100, 6400))
+    of_few, of_many = calibration_error_by_chance([few]), calibration_error_by_chance([many])
+    assert of_few == pytest.approx(8 * of_many, rel=0.3)  # as the root of their number
+    certain = np.eye(4)[rng.integers(4, size=100)]
+    assert calibration_error_by_chance([certain]) == pytest.approx(0, abs=1e-9)
+    assert calibration_error_by_chance([few, certain]) == pytest.approx(of_few / 2, rel=0.1)

@@ -163,8 +163,43 @@ def test_the_card_says_what_stands_behind_its_figures(hub, find_tables):
     assert "2 of 3 folds" in card.text and f"{2 * NUM_SCANS} complete scans" in card.text
     for figures in release["by_lines"].values():
         assert f"{figures['auroc']['mean']:.3f}" in card.text
+    for figures in release["by_lines"].values():  # 90 scans a fold: chance alone gives a part of the error
+        assert 0.01 < figures["expected_calibration_error_by_chance"] < 0.2
+        assert f"| {figures['expected_calibration_error_by_chance']:.3f} |" in card.text
     # scans, by lines, biases, by state, by session, deciding early, confusion, mistakes
     assert [len(rows) - 1 for rows in find_tables(card.text)] == [5, 3, 2, 6, 6, 7, 3, 10]
+
+
+def test_a_remark_stands_on_the_card(run, tmp_path):
+    folds = [leave_fold(tmp_path / f"fold{fold}", fold) for fold in range(2)]
+    assert publish(run, *folds, more=("--remark", "Chosen on Sundays.")) == 0
+    assert "\n\nChosen on Sundays.\n\n" in (tmp_path / "hub" / "scanline-x" / "README.md").read_text()
+
+
+def test_the_recipes_of_teachers_travel_along(run, tmp_path):
+    for name, recipe in (
+        ("start", {"dataset": "simulated"}),
+        ("teacher", {"model_name_or_path": str(tmp_path / "start")}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "epochs": 2}))
+    taught = {"teacher_share": 0.5}
+    of_run = {**RECIPE, **taught, "split": "all", "teachers": [str(tmp_path / "teacher"), str(tmp_path / "start")]}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(of_run))
+    told = summary(0)
+    told["labels"] |= {"teachers": 2, "teacher_share": 0.5, "by_teachers": 12}
+    (run / "summary.json").write_text(json.dumps(told))
+    # each fold has teachers of its own
+    folds = [leave_fold(tmp_path / f"fold{fold}", fold, **taught, teachers=[f"of{fold}"]) for fold in range(2)]
+    assert publish(run, *folds) == 0
+    hub = tmp_path / "hub" / "scanline-x"
+    assert json.loads((hub / "release.json").read_text())["teachers"] == [
+        {"recipe": {"epochs": 2}, "pretraining_recipe": {"dataset": "simulated", "epochs": 2}},
+        {"recipe": {"dataset": "simulated", "epochs": 2}, "pretraining_recipe": {}},
+    ]
+    card = (hub / "README.md").read_text()
+    assert "majority labels of 48 scans" in card and "50 % of each label is the mean verdict of 2 other models" in card
+    assert "whole label of 12 more scans" in card and "as people or teachers see it" in card
 
 
 def test_the_recipes_travel_without_paths(run, tmp_path):
