@@ -198,7 +198,7 @@ def typed_figures(line: str) -> set[str]:
 @cache
 def parameters_of(recipe: str) -> int:
     """How many the model of a recipe has, with the four states."""
-    model, data, _ = parse_arguments(["--config", recipe.replace("finetune", "pretrain")])
+    model, data, _ = parse_arguments(["--config", re.sub("finetune|distill", "pretrain", recipe)])
     states = SimpleNamespace(label_names=list("abcd"), class_weights=None)
     return sum(weights.numel() for weights in build_model(model, data, states, False)[0].parameters())
 
