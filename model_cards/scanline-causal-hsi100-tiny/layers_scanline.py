@@ -222,14 +222,41 @@ class ScanlineConvolutionalPreTrainedModel(ScanlinePreTrainedModel):
     _can_record_outputs = {"hidden_states": ScanlineConvolutionBlock}
 
 
+class _OutputWithCache:
+    """The cache by both of its names: transformers calls it `cache` from 5.24 on, `past_key_values` before."""
+
+    cache: Cache | None
+
+    @property
+    def past_key_values(self) -> Cache | None:
+        """To go on from here, where `use_cache` was set."""
+        return self.cache
+
+
 @dataclass
-class ScanlineCausalOutput(ModelOutput):
+class ScanlineModelOutput(_OutputWithCache, ModelOutput):
+    """
+    Args:
+        last_hidden_state: `[batch, lines, hidden]`.
+        cache: to go on from here, where `use_cache` was set; also `past_key_values`.
+        hidden_states: one `[batch, lines, hidden]` a layer and the tokens, where `output_hidden_states` was set.
+        attentions: one `[batch, heads, lines, lines]` a layer, where `output_attentions` was set (eager attention).
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    cache: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class ScanlineCausalOutput(_OutputWithCache, ModelOutput):
     """
     Args:
         loss: where labels were given, a scalar.
         logits: `[batch, num_labels]`, at the last measured line.
         line_logits: `[batch, lines, num_labels]`, after every line; meaningless at unmeasured ones.
-        past_key_values: to go on from here, where `use_cache` was set.
+        cache: to go on from here, where `use_cache` was set; also `past_key_values`.
         hidden_states: one `[batch, lines, hidden]` a layer and the tokens, where `output_hidden_states` was set.
         attentions: one `[batch, heads, lines, lines]` a layer, where `output_attentions` was set (eager attention).
     """
@@ -237,7 +264,7 @@ class ScanlineCausalOutput(ModelOutput):
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     line_logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -389,6 +416,7 @@ __all__ = [
     "ScanlineConvolutions",
     "ScanlineLayer",
     "ScanlineMLP",
+    "ScanlineModelOutput",
     "ScanlinePreTrainedModel",
     "ScanlineTransformerPreTrainedModel",
     "line_loss_weights",

@@ -15,7 +15,6 @@ from transformers.cache_utils import (
     StaticSlidingWindowLayer,
 )
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
-from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -23,6 +22,7 @@ from .configuration_scanline import ScanlineCausalConfig
 from .layers_scanline import (
     ScanlineCausalOutput,
     ScanlineLayer,
+    ScanlineModelOutput,
     ScanlineTransformerPreTrainedModel,
     blank_unmeasured,
     check_pixel_values,
@@ -229,8 +229,9 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         past_key_values: ScanlineCache | None = None,
         use_cache: bool | None = None,
+        cache: ScanlineCache | None = None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> ScanlineModelOutput:
         """
         Args:
             pixel_values: `[batch, lines, pixels_per_line]`: a scan, or the next lines of one.
@@ -238,6 +239,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
                 `past_key_values` is remembered there.
             past_key_values: what an earlier call returned, to go on from there.
             use_cache: whether to return `past_key_values`; implied by giving them.
+            cache: another name for `past_key_values`, that of transformers from 5.24 on.
 
         Returns:
             `last_hidden_state` `[batch, lines, hidden]`, and `past_key_values`.
@@ -246,6 +248,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
             ValueError: for inputs of another shape, a cache of another kind, or one without room.
         """
         check_pixel_values(pixel_values, attention_mask, self.config.pixels_per_line)
+        past_key_values = cache if past_key_values is None else past_key_values
         if past_key_values is None and use_cache:
             past_key_values = ScanlineCache(self.config)
         if past_key_values is not None and not hasattr(past_key_values, "line_buffers"):
@@ -276,13 +279,8 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
         if past_key_values is not None:
             attention_mask = past_key_values.extend_line_mask(attention_mask, hidden_states)
         create_mask = create_causal_mask if self.config.sliding_window is None else create_sliding_window_causal_mask
-        mask = create_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=positions.unsqueeze(0),
-        )
+        # by place: the library has two names for the cache, see `ScanlineModelOutput`
+        mask = create_mask(self.config, hidden_states, attention_mask, past_key_values, positions.unsqueeze(0))
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -291,7 +289,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return ScanlineModelOutput(last_hidden_state=self.norm(hidden_states), cache=past_key_values)
 
 
 class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
@@ -336,6 +334,7 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
         past_key_values: ScanlineCache | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        cache: ScanlineCache | None = None,
         **kwargs,
     ) -> ScanlineCausalOutput:
         """
@@ -347,6 +346,7 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
             past_key_values: what an earlier call returned, to go on from there.
             use_cache: whether to return `past_key_values`.
             num_items_in_batch: see [`tip_state_loss`].
+            cache: another name for `past_key_values`, that of transformers from 5.24 on.
 
         Returns:
             `logits` of the last measured line `[batch, num_labels]`, `line_logits` `[batch, lines, num_labels]`,
@@ -357,12 +357,13 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         line_logits = self.classifier(outputs.last_hidden_state)
         if self.config.calibration_temperatures and not self.training:
-            cache = outputs.past_key_values
-            num_seen = 0 if cache is None else cache.get_seq_length() - line_logits.shape[1]
+            seen = outputs.cache
+            num_seen = 0 if seen is None else seen.get_seq_length() - line_logits.shape[1]
             temperatures, biases = self.calibration(num_seen + 1, line_logits.shape[1], line_logits.device)
             line_logits = line_logits / temperatures.to(line_logits) + biases.to(line_logits)
         logits, loss = judge_scans(line_logits, attention_mask, labels, self.config, num_items_in_batch)
@@ -370,7 +371,7 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
             loss=loss,
             logits=logits,
             line_logits=line_logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

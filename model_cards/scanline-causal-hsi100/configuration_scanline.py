@@ -58,7 +58,7 @@ class ScanlineConfig(PreTrainedConfig):
     """
 
     model_type = "scanline"
-    keys_to_ignore_at_inference = ["past_key_values", "hidden_states", "attentions"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "hidden_states", "attentions"]
 
     pixels_per_line: int = 128
     max_lines: int = 128

@@ -220,6 +220,17 @@ def test_a_mask_may_come_late_and_go_again(model, lines):
     assert_same(streamed, expected, mask)
 
 
+def test_the_cache_has_the_names_of_all_supported_releases_of_the_library(model, lines, whole):
+    """`cache` from 5.24 on; one that was passed by the other name must not be dropped without a word."""
+    with torch.no_grad():
+        first = model(lines[:, :20], use_cache=True)
+        assert isinstance(first.cache, ScanlineCache) and first.past_key_values is first.cache
+        second = model(lines[:, 20:], cache=first.cache)
+        tokens = model.scanline(lines[:, :20], use_cache=True)
+    assert_same(torch.cat([first.line_logits, second.line_logits], dim=1), whole)
+    assert isinstance(tokens.cache, ScanlineCache) and tokens.past_key_values is tokens.cache
+
+
 def test_less_memory_than_the_window_is_not_a_smaller_window(model, lines, whole):
     cache = ScanlineCache(model.config, max_cache_len=4)
     assert_same(stream(model, lines, in_chunks_of(1), cache=cache)[0], whole)
