@@ -17,10 +17,13 @@ scored: nothing is chosen on the scans that are reported.
 
 Finished runs are not run again, and those that were stopped go on from their last epoch. Writes accuracy.json, .md and
 .png; a cell says how many of the folds and seeds stand behind it. Intervals are 95 %, from resampling whole sessions.
+What is reported of each run, its verdicts above all, is kept in accuracy_runs/: a model can be compared with those that
+were trained on another machine, whose weights are gone. To forget one, delete its folder there.
 """
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +37,7 @@ from transformers.training_args import OptimizerNames
 
 from experiments.intervals import FIGURES, figures_by_lines, leads
 from experiments.launch import LAST_EPOCH, Run, execute_all
-from experiments.probabilities import Probabilities
+from experiments.probabilities import PROBABILITIES_FILE, Probabilities
 from experiments.run_folder import SUMMARY_FILE, read_recipe
 
 from .pages import RESULTS, write
@@ -47,6 +50,8 @@ LINE_COUNTS = (5, 10, 20, 40, 64, 128)
 PUBLISHED = {"published CNN": (0.856, 0.963), "published LRCN": (0.847, 0.960)}
 PUBLISHED_SCANS = 648
 UNKNOWN = "unknown"
+KEPT = "accuracy_runs"  # folder of what is kept of each run, in that of the results
+TRAINING_FILE = "training.json"
 console = Console()
 
 
@@ -86,16 +91,30 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
     return cells
 
 
-def collect(cell: Cell) -> dict[str, Any] | None:
-    """The figures of a cell from those of its runs that have ended; `None` if none has."""
+def keep(folder: Path, kept: Path) -> None:
+    """Copies what is reported of a run, and little else, from its folder."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in (SUMMARY_FILE, PROBABILITIES_FILE.format(part="validation")):
+        shutil.copyfile(folder / name, kept / name)
+    (kept / TRAINING_FILE).write_text(json.dumps(training_of(folder), indent=1) + "\n", encoding="utf-8")
+
+
+def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
+    """The figures of a cell from those of its runs that have ended, here or before; `None` if none has."""
     verdicts: dict[int, Probabilities] = {}
     folds, summary, first = {}, None, Path()
     for seed, runs in cell.runs.items():
-        ended = [(number, run) for number, run in enumerate(runs) if (run.folder / SUMMARY_FILE).is_file()]
+        ended = []
+        for number, run in enumerate(runs):
+            kept = results / KEPT / cell.model / run.folder.name
+            if (run.folder / SUMMARY_FILE).is_file():
+                keep(run.folder, kept)
+            if (kept / SUMMARY_FILE).is_file():
+                ended.append((number, kept))
         if ended:
-            verdicts[seed] = Probabilities.concatenate([Probabilities.load(run.folder) for _, run in ended])
+            verdicts[seed] = Probabilities.concatenate([Probabilities.load(kept) for _, kept in ended])
             folds[seed] = [number for number, _ in ended]
-            first = ended[0][1].folder
+            first = ended[0][1]
             summary = json.loads((first / SUMMARY_FILE).read_text(encoding="utf-8"))
     if summary is None:
         return None
@@ -105,7 +124,7 @@ def collect(cell: Cell) -> dict[str, Any] | None:
         "split": cell.split,
         "num_parameters": summary["num_parameters"],
         "epochs": summary["epochs"],
-        **training_of(first),
+        **json.loads((first / TRAINING_FILE).read_text(encoding="utf-8")),
         "folds_by_seed": folds,
         "num_scans": {seed: len(verdict.labels) for seed, verdict in verdicts.items()},
         "num_sessions": len(np.unique(np.concatenate([verdict.groups for verdict in verdicts.values()]))),
@@ -295,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # folds first: what is stopped early then has whole seeds
         runs = [run for seed in arguments.seeds for cell in cells for run in cell.runs[seed]]
         failures = execute_all(runs, arguments.jobs, console)
-    results = [result for cell in cells if (result := collect(cell)) is not None]
+    results = [result for cell in cells if (result := collect(cell, arguments.results)) is not None]
     if results:
         report(results, arguments.results)
     else:

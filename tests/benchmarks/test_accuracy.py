@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -102,6 +103,19 @@ def test_what_else_the_models_differ_in_stands_beside_the_figures(command, tmp_p
     assert command("--splits", "random") == 0
     table = (tmp_path / "results" / "accuracy.md").read_text()
     assert "| causal | 1,000 | simulated | – | muon | 3 |" in table and "| cnn | 1,000 | – | 2 | adamw | 3 |" in table
+
+
+def test_a_model_is_compared_with_one_whose_runs_are_gone(command, tmp_path):
+    for model, skill in (("causal", 2.0), ("cnn", 0.5)):
+        leave_run(tmp_path / "work" / model / "random_seed1", verdicts(skill, 0, 1), optim="muon")
+    assert command("--splits", "random") == 0
+    before = read(tmp_path)
+    shutil.rmtree(tmp_path / "work" / "cnn")
+    assert command("--splits", "random") == 0
+    assert read(tmp_path) == before and len(before["differences"]) == 2 * (len(LINE_COUNTS) + 1)
+    leave_run(tmp_path / "work" / "cnn" / "random_seed1", verdicts(1.0, 0, 1), optim="muon")  # run anew
+    assert command("--splits", "random") == 0
+    assert read(tmp_path)["results"][1]["figures"] != before["results"][1]["figures"]
 
 
 def test_nothing_to_report(command, capsys):
