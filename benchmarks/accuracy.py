@@ -134,6 +134,13 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
     }
 
 
+def earlier(cell: Cell, results: Path) -> dict[str, Any] | None:
+    """The figures of a cell as they were reported before, where no verdicts were kept; without differences."""
+    path = results / "accuracy.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
+    return next((row for row in rows if (row["model"], row["split"]) == (cell.model, cell.split)), None)
+
+
 def training_of(folder: Path) -> dict[str, Any]:
     """
     What else the models of a comparison differ in.
@@ -161,6 +168,8 @@ def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         of_split = [result for result in results if result["split"] == split]
         for other in of_split[1:]:
             first = of_split[0]
+            if "resampled" not in first or "resampled" not in other:
+                continue  # verdicts were not kept
             if other["folds_by_seed"] != first["folds_by_seed"]:
                 continue  # of other scans: no fair comparison
             models = {"split": split, "model": first["model"], "other": other["model"]}
@@ -314,7 +323,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # folds first: what is stopped early then has whole seeds
         runs = [run for seed in arguments.seeds for cell in cells for run in cell.runs[seed]]
         failures = execute_all(runs, arguments.jobs, console)
-    results = [result for cell in cells if (result := collect(cell, arguments.results)) is not None]
+    collected = [collect(cell, arguments.results) or earlier(cell, arguments.results) for cell in cells]
+    results = [result for result in collected if result is not None]
     if results:
         report(results, arguments.results)
     else:

@@ -215,13 +215,6 @@ class DataArguments(ScanSource):
     augment: bool = field(default=True, metadata={"help": "Whether to augment training scans at all."})
     horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring a scan."})
     vertical_flip: float = field(default=0.5, metadata={"help": "Probability of turning a scan upside down."})
-    train_pixels_per_line: int = field(
-        default=0,
-        metadata={
-            "help": "Width of the training scans that crops are taken from, up to twice pixels_per_line: they show "
-            "details then that whole scans of the model's width have lost. 0: pixels_per_line."
-        },
-    )
     min_crop: float = field(default=0.7, metadata={"help": "Smallest side of a random crop; 1 does not crop."})
     rotation: float = field(default=0.0, metadata={"help": "Largest angle by which a scan is turned, in degrees."})
     shear: float = field(default=0.0, metadata={"help": "Largest shear along the lines, in pixels a line."})
@@ -258,14 +251,6 @@ class DataArguments(ScanSource):
                 f"segment_lines and segment_epochs must not be negative, got {self.segment_lines} and "
                 f"{self.segment_epochs}."
             )
-        fine = self.train_pixels_per_line
-        if fine and not (self.augment and self.pixels_per_line <= fine <= 2 * self.pixels_per_line):
-            raise ConfigurationError(
-                "train_pixels_per_line is for training with augmentation, and lies between pixels_per_line and twice "
-                f"that, {self.pixels_per_line} and {2 * self.pixels_per_line}, got {fine}."
-            )
-        if fine and self.dataset == "simulated":
-            raise ConfigurationError("train_pixels_per_line: simulated scans are made at pixels_per_line; leave it 0.")
         if self.unused_classes < 0:
             raise ConfigurationError(f"unused_classes must not be negative, got {self.unused_classes}.")
         if not 0 <= self.teacher_share <= 1:

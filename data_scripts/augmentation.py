@@ -55,9 +55,7 @@ class Augmentation:
                 f"{self.contrast}, {self.noise} and {self.min_cutoff_lines}."
             )
 
-    def __call__(
-        self, lines: torch.Tensor, generator: torch.Generator, pixels_per_line: int | None = None
-    ) -> torch.Tensor:
+    def __call__(self, lines: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """
         Augments scans.
 
@@ -65,25 +63,22 @@ class Augmentation:
             lines: heights `[batch, lines, pixels]`, NaN from the last measured line on (and wherever else nothing
                 was measured).
             generator: source of all randomness.
-            pixels_per_line: width of the result, from half of theirs on: crops of finer scans show details that a
-                scan of this width has not. By default theirs.
 
         Returns:
-            New heights: of the same shape, or of another width and, pixels staying square, number of lines.
+            New heights of the same shape.
         """
-        lines = self._move(lines, generator, lines.shape[2] if pixels_per_line is None else pixels_per_line)
+        lines = self._move(lines, generator)
         lines = self._change_contrast(lines, generator)
         lines = self._add_noise(lines, generator)
         lines = self._drop_lines(lines, generator)
         return self._cut_off(lines, generator)
 
-    def _move(self, lines: torch.Tensor, generator: torch.Generator, pixels_per_line: int) -> torch.Tensor:
-        """Flips, crops, turns and shears the picture and brings it to its width, in one interpolation."""
+    def _move(self, lines: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Flips, crops, turns and shears the picture, in one interpolation."""
         turns = self.rotation > 0 or self.shear > 0
-        batch_size, num_lines, num_pixels = lines.shape
-        interpolates = self.min_crop < 1 or turns or pixels_per_line != num_pixels
-        if self.horizontal_flip == self.vertical_flip == 0 and not interpolates:
+        if self.horizontal_flip == self.vertical_flip == 0 and self.min_crop == 1 and not turns:
             return lines
+        batch_size, num_lines, num_pixels = lines.shape
 
         def uniform(low: float, high: float) -> torch.Tensor:
             return low + (high - low) * torch.rand(batch_size, 1, generator=generator)
@@ -91,16 +86,14 @@ class Augmentation:
         measured = lines.isfinite().any(dim=-1)
         count = (measured * torch.arange(1, num_lines + 1)).amax(dim=1, keepdim=True).float()
         # places, in pixels of the input, that each output line and pixel is taken from
-        scale = num_pixels / pixels_per_line
-        new_lines = torch.arange(max(1, int(num_lines / scale)))
         side = uniform(self.min_crop, 1.0)
-        pixels = (torch.arange(pixels_per_line) + 0.5) * scale * side + uniform(0, 1) * (1 - side) * num_pixels - 0.5
-        rows = (new_lines + 0.5) * scale * side + uniform(0, 1) * (1 - side) * count - 0.5
+        pixels = (torch.arange(num_pixels) + 0.5) * side + uniform(0, 1) * (1 - side) * num_pixels - 0.5
+        rows = (torch.arange(num_lines) + 0.5) * side + uniform(0, 1) * (1 - side) * count - 0.5
         mirrored = torch.rand(batch_size, 1, generator=generator) < self.horizontal_flip
         reversed_ = torch.rand(batch_size, 1, generator=generator) < self.vertical_flip
         pixels = torch.where(mirrored, num_pixels - 1 - pixels, pixels)
         rows = torch.where(reversed_, count - 1 - rows, rows)
-        beyond = (new_lines + 1) * scale > count.clamp(min=scale)  # the crop of a partial scan stays partial
+        beyond = torch.arange(num_lines) >= count  # the crop of a partial scan stays partial
         if turns:
             pixels, rows = pixels.unsqueeze(1), rows.unsqueeze(2)
             angle = uniform(-self.rotation, self.rotation).deg2rad().unsqueeze(2)
@@ -109,7 +102,7 @@ class Augmentation:
             x = x + shear * y
             pixels = _reflect(angle.cos() * x - angle.sin() * y, torch.tensor(num_pixels - 1.0))
             rows = _reflect(angle.sin() * x + angle.cos() * y, count.unsqueeze(2) - 1)
-        if not interpolates:  # whole places
+        if self.min_crop == 1 and not turns:  # whole places: nothing to interpolate
             scans, rows = torch.arange(batch_size).view(-1, 1, 1), rows.clamp(min=0)
             taken = lines[scans, rows.long().unsqueeze(2), pixels.long().unsqueeze(1)]
         else:

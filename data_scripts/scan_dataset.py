@@ -132,7 +132,6 @@ class ScanDataset(torch.utils.data.Dataset):
         segment_lines: while `epoch` is less than `segment_epochs`, a batch holds so many consecutive lines of each
             scan, from a random one on; 0 all lines always.
         segment_epochs: see `segment_lines`.
-        fine_lines: the same scans at a larger width, `[num_scans, lines, pixels]`, to augment in their place.
     """
 
     def __init__(
@@ -144,7 +143,6 @@ class ScanDataset(torch.utils.data.Dataset):
         seed: int = 0,
         segment_lines: int = 0,
         segment_epochs: int = 0,
-        fine_lines: "torch.Tensor | StoredLines | None" = None,
     ):
         if labels is not None and len(labels) != len(lines):
             raise ValueError(f"Expected as many labels as scans, got {len(labels)} and {len(lines)}.")
@@ -155,7 +153,6 @@ class ScanDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.segment_lines = segment_lines
         self.segment_epochs = segment_epochs
-        self.fine_lines = fine_lines
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that outlive an epoch
 
     @property
@@ -199,14 +196,13 @@ class ScanDataset(torch.utils.data.Dataset):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """The batch of these scans: `pixel_values`, `attention_mask` and, where known, `labels`."""
         chosen = torch.as_tensor(indices)
-        is_fine = self.augmentation is not None and self.fine_lines is not None
-        lines = self.fine_lines[chosen] if is_fine else self.lines[chosen]  # type: ignore[index]
+        lines = self.lines[chosen]
         segments = self.segment_lines if self.epoch < self.segment_epochs else 0
         if self.augmentation is not None or segments:
             entropy = np.random.SeedSequence([self.seed, self.epoch, *map(int, indices)])
             generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
             if self.augmentation is not None:
-                lines = self.augmentation(lines, generator, self.lines.shape[2])
+                lines = self.augmentation(lines, generator)
             if segments:
                 lines = _take_segments(lines, segments, generator)
         pixel_values, attention_mask = normalize_lines(lines, self.normalization)

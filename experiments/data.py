@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +101,6 @@ def load_data(
             seed,
             arguments.segment_lines,
             arguments.segment_epochs,
-            load_fine(arguments, scan_ids[train]),
         )
     }
     indices = {"train": train}
@@ -142,17 +141,6 @@ def load_data(
         },
         labels_by_teachers=labels_by_teachers,
     )
-
-
-def load_fine(arguments: DataArguments, scan_ids: np.ndarray) -> StoredLines | None:
-    """These scans at the width `train_pixels_per_line`, read as they are used; `None` if crops need no finer ones."""
-    width = arguments.train_pixels_per_line
-    if width in (0, arguments.pixels_per_line):
-        return None
-    max_lines = round(arguments.max_lines * width / arguments.pixels_per_line)
-    scans = replace(arguments, pixels_per_line=width, max_lines=max_lines).load()
-    places = {scan_id: place for place, scan_id in enumerate(scans["scan_id"])}
-    return StoredLines(scans, max_lines).select([places[scan_id] for scan_id in scan_ids.tolist()])
 
 
 def choose_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -118,6 +118,17 @@ def test_a_model_is_compared_with_one_whose_runs_are_gone(command, tmp_path):
     assert read(tmp_path)["results"][1]["figures"] != before["results"][1]["figures"]
 
 
+def test_figures_whose_verdicts_were_not_kept_stay_in_the_table(command, tmp_path):
+    for model, skill in (("causal", 2.0), ("cnn", 0.5)):
+        leave_run(tmp_path / "work" / model / "random_seed1", verdicts(skill, 0, 1))
+    assert command("--splits", "random") == 0
+    before = read(tmp_path)["results"]
+    for folder in (tmp_path / "work" / "cnn", tmp_path / "results" / accuracy.KEPT / "cnn"):
+        shutil.rmtree(folder)
+    assert command("--splits", "random") == 0
+    assert read(tmp_path) == {"results": before, "differences": []}
+
+
 def test_nothing_to_report(command, capsys):
     assert command() == 1
     assert "nothing to report" in capsys.readouterr().out

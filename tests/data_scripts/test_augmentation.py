@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_scripts.augmentation import Augmentation
-from modeling_scanline.image_processing_scanline import NORMALIZATIONS, normalize_lines, resample_lines
+from modeling_scanline.image_processing_scanline import NORMALIZATIONS, normalize_lines
 
 NUM_SCANS, NUM_LINES, NUM_PIXELS = 12, 24, 20
 COUNTS = torch.tensor([NUM_LINES, 7, 1, 0] * 3)  # measured lines: whole, partial, one, none
@@ -320,29 +320,3 @@ class TestTurning:
     def test_impossible(self, settings):
         with pytest.raises(ValueError, match="rotation must lie in"):
             Augmentation(**settings)
-
-
-class TestFinerScans:
-    """Scans of twice the width, from which crops of the model's width are taken."""
-
-    @pytest.mark.parametrize("settings", [{}, {"vertical_flip": 1.0}, {"horizontal_flip": 1.0}])
-    def test_uncropped_ones_are_averaged_by_area(self, settings, whole):
-        after = Augmentation(**settings)(whole, torch.Generator(), NUM_PIXELS // 2)
-        expected = augment(resample_lines(whole, NUM_PIXELS // 2), **settings)
-        torch.testing.assert_close(after, expected)
-
-    @pytest.mark.parametrize("switch", KEEP_COUNT)
-    def test_partial_scan_stays_as_partial(self, switch, scans):
-        after = Augmentation(**{switch: SWITCHES[switch]})(scans, torch.Generator(), NUM_PIXELS // 2)
-        assert after.shape == (NUM_SCANS, NUM_LINES // 2, NUM_PIXELS // 2)
-        assert num_measured(after).tolist() == [NUM_LINES // 2, 3, 1, 0] * 3
-
-    def test_a_crop_shows_what_the_average_has_lost(self, whole):
-        """Stripes of one pixel each, which averaging takes away."""
-        stripes = (torch.arange(NUM_PIXELS) % 2 * 2.0 - 1).expand_as(whole)
-        generators = (torch.Generator().manual_seed(3) for _ in range(2))
-        of_fine, of_coarse = (
-            Augmentation(min_crop=0.5)(scans, generator, NUM_PIXELS // 2)
-            for scans, generator in zip((stripes, resample_lines(stripes, NUM_PIXELS // 2)), generators, strict=True)
-        )
-        assert of_coarse.abs().max() < 1e-6 < 0.2 < of_fine.std()

@@ -62,16 +62,6 @@ class TestBatch:
         values, mask = normalize_lines(lines[2:3], "line")
         assert torch.equal(plain[2]["pixel_values"], values[0]) and torch.equal(plain[2]["attention_mask"], mask[0])
 
-    def test_finer_scans_are_augmented_and_never_scored(self, lines):
-        fine = lines.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2) * 7 + 100
-        dataset = ScanDataset(lines, LABELS, "none", AUGMENTATION, fine_lines=fine)
-        batch = dataset.__getitems__([0, 1, 2])
-        assert batch["pixel_values"].shape == (3, NUM_LINES, WIDTH) and batch["pixel_values"][0].min() > 50
-        assert batch["attention_mask"].sum(dim=1).tolist() == [12, 5, 12]
-        plain = ScanDataset(lines, LABELS, "none").__getitems__([0, 1, 2])
-        for unchanged in (dataset.as_measured(), dataset.select(np.arange(3))):
-            assert_same_batch(unchanged.__getitems__([0, 1, 2]), plain)
-
     def test_is_trimmed_to_its_longest_scan_and_masked(self, plain):
         batch = plain.__getitems__([1, 5, 3])
         assert batch["pixel_values"].shape == (3, 5, WIDTH)

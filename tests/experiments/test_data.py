@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from configuration import ConfigurationError, DataArguments
+from configuration import DataArguments
 from data_scripts.labels import is_labelled, make_labels
 from data_scripts.scan_dataset import StoredLines
 from experiments.data import choose_share, find_parts, load_data
@@ -38,29 +38,6 @@ def test_dedupe_keeps_copies_on_one_side_of_any_split(method, arguments):
             data = load_data(arguments(dedupe=dedupe, **options), 0, None)
             found.append(side(data, "0") != side(data, "39"))
     assert any(torn) and not any(kept)
-
-
-def test_crops_are_taken_from_finer_scans_of_the_training_part(arguments):
-    coarse, fine = (load_data(arguments(train_pixels_per_line=width), 0, None) for width in (64, 128))
-    assert coarse.parts["train"].fine_lines is None
-    assert fine.split == coarse.split and fine.scan_ids == coarse.scan_ids
-    train, validation = fine.parts["train"], fine.parts["validation"]
-    assert train.fine_lines.shape == (len(train), 128, 128) and validation.fine_lines is None
-    means = [part.nanmean(dim=(1, 2)) for part in (train.fine_lines[range(len(train))], train.lines)]
-    torch.testing.assert_close(*means)  # the same scans in the same order
-    assert train.__getitems__([0, 1])["pixel_values"].shape == (2, 64, 64)
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"train_pixels_per_line": 129}, "between pixels_per_line and twice that, 64 and 128, got 129"),
-        ({"train_pixels_per_line": 128, "augment": False}, "for training with augmentation"),
-    ],
-)
-def test_widths_that_no_crop_can_be_taken_from_are_refused(options, reason, arguments):
-    with pytest.raises(ConfigurationError, match=reason):
-        arguments(**options)
 
 
 def test_a_share_of_labels_keeps_every_class_and_the_smaller_shares():
