@@ -224,6 +224,10 @@ class DataArguments(ScanSource):
     horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring a scan."})
     vertical_flip: float = field(default=0.5, metadata={"help": "Probability of turning a scan upside down."})
     min_crop: float = field(default=0.7, metadata={"help": "Smallest side of a random crop; 1 does not crop."})
+    max_crop: float = field(
+        default=1.0,
+        metadata={"help": "Largest side of one, from 1 on: a larger area, mirrored beyond the scan's edges."},
+    )
     rotation: float = field(default=0.0, metadata={"help": "Largest angle by which a scan is turned, in degrees."})
     shear: float = field(default=0.0, metadata={"help": "Largest shear along the lines, in pixels a line."})
     contrast: float = field(default=0.3, metadata={"help": "Largest logarithm of a random power of the heights."})
@@ -320,6 +324,13 @@ class ScanlineTrainingArguments(TrainingArguments):
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Epochs without progress to stop after; 0 never."}
     )
+    average_epochs: float = field(
+        default=0.0,
+        metadata={
+            "help": "Ends with the mean of the weights of so many last epochs, which holds better for other sessions; "
+            "not with load_best_model_at_end. 0: with the last weights."
+        },
+    )
     eval_line_counts: list[int] = field(
         default_factory=lambda: [5, 10, 20, 40, 64, 128], metadata={"help": "Numbers of lines to score after."}
     )
@@ -352,6 +363,13 @@ class ScanlineTrainingArguments(TrainingArguments):
             raise ConfigurationError(
                 "push_to_hub publishes a run that trains and evaluates (do_train, do_eval) and needs hub_model_id, "
                 "OWNER/NAME. For a folder that there is already: python -m experiments.publish."
+            )
+        if self.average_epochs and (
+            self.load_best_model_at_end or not 0 < self.average_epochs <= self.num_train_epochs
+        ):
+            raise ConfigurationError(
+                "average_epochs ends a run with the mean of its last weights, not with its best epoch: it lies in "
+                f"[0, num_train_epochs] and needs --no_load_best_model_at_end, got {self.average_epochs}."
             )
         if any(count < 1 for count in self.eval_line_counts):
             raise ConfigurationError(f"eval_line_counts must be at least 1, got {self.eval_line_counts}.")

@@ -17,6 +17,8 @@ class Augmentation:
         vertical_flip: probability of reversing the order of the measured lines.
         min_crop: smallest side of a random square crop, as a share of the scan's; the crop is zoomed to full size,
             pixels stay square. 1 does not crop.
+        max_crop: largest side, from 1 on: as if a larger area had been scanned, mirrored beyond the edges. Sides
+            are drawn evenly by their logarithm then.
         rotation: largest angle, in degrees, by which the picture is turned either way; its corners are mirrored in.
         shear: largest shear of the picture along its lines, as a drift during the scan gives it: pixels a line.
         contrast: heights between a scan's lowest and highest are raised to a power between `exp(-contrast)` and
@@ -31,6 +33,7 @@ class Augmentation:
     horizontal_flip: float = 0.0
     vertical_flip: float = 0.0
     min_crop: float = 1.0
+    max_crop: float = 1.0
     rotation: float = 0.0
     shear: float = 0.0
     contrast: float = 0.0
@@ -45,6 +48,8 @@ class Augmentation:
                 raise ValueError(f"{name} is a probability and must lie in [0, 1], got {getattr(self, name)}.")
         if not 0 < self.min_crop <= 1:
             raise ValueError(f"min_crop is a share of the scan and must lie in (0, 1], got {self.min_crop}.")
+        if not 1 <= self.max_crop <= 4:
+            raise ValueError(f"max_crop must lie in [1, 4], got {self.max_crop}.")
         if not (0 <= self.rotation <= 180 and 0 <= self.shear <= 1):
             raise ValueError(
                 f"rotation must lie in [0, 180] degrees and shear in [0, 1], got {self.rotation} and {self.shear}."
@@ -76,7 +81,8 @@ class Augmentation:
     def _move(self, lines: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Flips, crops, turns and shears the picture, in one interpolation."""
         turns = self.rotation > 0 or self.shear > 0
-        if self.horizontal_flip == self.vertical_flip == 0 and self.min_crop == 1 and not turns:
+        zooms = self.min_crop < 1 or self.max_crop > 1
+        if self.horizontal_flip == self.vertical_flip == 0 and not (zooms or turns):
             return lines
         batch_size, num_lines, num_pixels = lines.shape
 
@@ -87,6 +93,8 @@ class Augmentation:
         count = (measured * torch.arange(1, num_lines + 1)).amax(dim=1, keepdim=True).float()
         # places, in pixels of the input, that each output line and pixel is taken from
         side = uniform(self.min_crop, 1.0)
+        if self.max_crop > 1:
+            side = uniform(math.log(self.min_crop), math.log(self.max_crop)).exp()
         pixels = (torch.arange(num_pixels) + 0.5) * side + uniform(0, 1) * (1 - side) * num_pixels - 0.5
         rows = (torch.arange(num_lines) + 0.5) * side + uniform(0, 1) * (1 - side) * count - 0.5
         mirrored = torch.rand(batch_size, 1, generator=generator) < self.horizontal_flip
@@ -94,6 +102,9 @@ class Augmentation:
         pixels = torch.where(mirrored, num_pixels - 1 - pixels, pixels)
         rows = torch.where(reversed_, count - 1 - rows, rows)
         beyond = torch.arange(num_lines) >= count  # the crop of a partial scan stays partial
+        if self.max_crop > 1:
+            pixels = _reflect(pixels - (num_pixels - 1) / 2, torch.tensor(num_pixels - 1.0))
+            rows = _reflect(rows - (count - 1) / 2, count - 1)
         if turns:
             pixels, rows = pixels.unsqueeze(1), rows.unsqueeze(2)
             angle = uniform(-self.rotation, self.rotation).deg2rad().unsqueeze(2)
@@ -102,7 +113,7 @@ class Augmentation:
             x = x + shear * y
             pixels = _reflect(angle.cos() * x - angle.sin() * y, torch.tensor(num_pixels - 1.0))
             rows = _reflect(angle.sin() * x + angle.cos() * y, count.unsqueeze(2) - 1)
-        if self.min_crop == 1 and not turns:  # whole places: nothing to interpolate
+        if not (zooms or turns):  # whole places: nothing to interpolate
             scans, rows = torch.arange(batch_size).view(-1, 1, 1), rows.clamp(min=0)
             taken = lines[scans, rows.long().unsqueeze(2), pixels.long().unsqueeze(1)]
         else:

@@ -13,6 +13,7 @@ from configuration import ConfigurationError, ScanlineTrainingArguments
 from configuration.arguments import MUON
 from data_scripts.scan_dataset import ScanDataset
 
+from .averaging import WeightAverage
 from .library_models import is_of_library, read_weights
 from .muon import muon_for
 from .run_folder import append_metrics, forget_metrics_after
@@ -113,6 +114,13 @@ class ScanlineTrainer(Trainer):
         self.add_callback(TrainingRecord())
         self.add_callback(EpochSetter())
         self.add_callback(PlateauWarmup())
+        self.average = None
+        if self.args.average_epochs:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ConfigurationError("average_epochs: FSDP and DeepSpeed take the weights apart: use DDP.")
+            assert isinstance(self.model, torch.nn.Module)
+            self.average = WeightAverage(self.model, self.args.average_epochs)
+            self.add_callback(self.average)
         if self.args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
         self.remove_callback(PrinterCallback)
@@ -176,6 +184,8 @@ class ScanlineTrainer(Trainer):
         return is_of_library(model.config) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if self.average is not None:
+            self.average.load(Path(resume_from_checkpoint))
         if self._reads_weights_itself:
             target: Any = self.model if model is None else model
             target.load_state_dict(read_weights(resume_from_checkpoint))

@@ -13,6 +13,7 @@ SWITCHES = {
     "horizontal_flip": 0.5,
     "vertical_flip": 0.5,
     "min_crop": 0.6,
+    "max_crop": 2.0,
     "rotation": 30.0,
     "shear": 0.3,
     "contrast": 0.5,
@@ -129,6 +130,24 @@ class TestFlips:
         whole[:, 1::2] *= 1000
         after = augment(whole, horizontal_flip=1.0, vertical_flip=1.0)
         assert_same(after, whole.flip(1, 2))
+
+
+class TestLargerAreas:
+    def test_hold_the_whole_scan_and_its_mirror_images(self, whole):
+        slope = 3.0 * torch.arange(NUM_LINES)[:, None] + 2.0 * torch.arange(NUM_PIXELS)
+        after = augment(slope.expand(NUM_SCANS, -1, -1), min_crop=1.0, max_crop=2.0)
+        assert after.min() >= slope.min() and after.max() <= slope.max()
+        steps = after.diff(dim=2).abs().amax(dim=(1, 2))
+        assert (steps <= 4.001).all() and (steps >= 2).all() and steps.std() > 0.1  # pixels up to twice as large
+        # most of the scan, which ends between two places, is there
+        assert (after.amin(dim=(1, 2)) < slope.min() + 6).all() and (after.amax(dim=(1, 2)) > slope.max() - 6).all()
+
+    def test_stripes_get_finer_and_stay_stripes(self):
+        waves = torch.sin(torch.arange(64) * 2 * np.pi / 16).expand(NUM_SCANS, 64, 64)
+        after = augment(waves, max_crop=2.0)
+        assert after.abs().max() <= 1 and (after.std(dim=1) < 1e-5).all()
+        crossings = (after[:, 0, 1:] * after[:, 0, :-1] < 0).sum(dim=1)
+        assert crossings.min() >= 7 and 10 <= crossings.max() <= 17
 
 
 class TestCrop:

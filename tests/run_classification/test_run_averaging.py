@@ -1,0 +1,56 @@
+"""Runs that end with the mean of their last weights."""
+
+import shutil
+
+import numpy as np
+import pytest
+from run_cases import arguments
+from safetensors.numpy import load_file
+
+from run_classification import main
+
+COMMON = {
+    "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 100,
+    "eval_strategy": "no", "load_best_model_at_end": False, "average_epochs": 0.5, "do_train": True,
+}  # fmt: skip
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(scans, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("averaged") / "run"
+    assert main(arguments(scans, folder, **COMMON)) == 0
+    return folder
+
+
+def checkpoints(run):
+    return sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def test_the_weights_are_the_mean_of_those_after_each_of_the_last_steps(run):
+    after_steps = [weights(folder) for folder in checkpoints(run)]
+    last = after_steps[-round(len(after_steps) / 4) :]  # half an epoch of two
+    assert 2 <= len(last) < len(after_steps)
+    for name, values in weights(run).items():
+        np.testing.assert_allclose(values, np.mean([of_step[name] for of_step in last], axis=0), atol=1e-6)
+    assert any(np.abs(weights(run)[name] - last[-1][name]).max() > 1e-4 for name in last[-1])
+
+
+@pytest.mark.parametrize("steps_left", [1, 5])
+def test_a_run_that_was_stopped_ends_with_the_same_mean(run, scans, tmp_path, steps_left):
+    stopped = shutil.copytree(run, tmp_path / "run")
+    for folder in checkpoints(stopped)[-steps_left:]:
+        shutil.rmtree(folder)
+    for name in ("model.safetensors", "metrics.jsonl", "summary.json"):
+        (stopped / name).unlink(missing_ok=True)
+    assert main(arguments(scans, stopped, resume_from_checkpoint=True, **COMMON)) == 0
+    for name, values in weights(stopped).items():
+        np.testing.assert_allclose(values, weights(run)[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"load_best_model_at_end": True, "eval_strategy": "steps"}, {"average_epochs": 3}])
+def test_what_has_no_mean_of_its_last_weights_is_refused(change, scans, tmp_path, refused):
+    assert "average_epochs ends a run with the mean" in refused(arguments(scans, tmp_path, **{**COMMON, **change}))
