@@ -110,10 +110,6 @@ def build_model(
             raise ConfigurationError("nothing to apply: give --model_name_or_path, the folder of a run.")
         changes["class_weights"] = data.class_weights
         config_class = arguments.config_class()
-        if data_arguments.oversampling > 1:
-            if config_class is not ScanlineCausalConfig:
-                raise ConfigurationError(f"oversampling is for the causal model, got model={arguments.model}.")
-            changes["oversampling"] = data_arguments.oversampling
         if arguments.model not in MODEL_CONFIGS:
             config = new_library_config(config_class, changes, data_arguments)
             model = AutoModelForImageClassification.from_config(config)
@@ -124,9 +120,7 @@ def build_model(
         changes["pixels_per_line"] = data_arguments.pixels_per_line
         model = AutoModelForImageClassification.from_config(config_class(**changes))
         processor = ScanlineImageProcessor(
-            pixels_per_line=data_arguments.pixels_per_line,
-            normalization=data_arguments.normalization,
-            oversampling=data_arguments.oversampling,
+            pixels_per_line=data_arguments.pixels_per_line, normalization=data_arguments.normalization
         )
         return model, processor
     source = arguments.model_name_or_path
@@ -161,15 +155,6 @@ def build_model(
             changes.update(dict.fromkeys(FOUND_AFTER_TRAINING))
     if not of_library:
         model = AutoModelForImageClassification.from_pretrained(source, ignore_mismatched_sizes=True, **changes)
-        if data is not None and data_arguments.oversampling != processor.oversampling:
-            if not to_train or saved.model_type != ScanlineCausalConfig.model_type:
-                raise ConfigurationError(
-                    f"{source}: reads pixels with oversampling={processor.oversampling}, got "
-                    f"oversampling={data_arguments.oversampling}; only causal models are made to read others, in "
-                    "training."
-                )
-            model.oversample(data_arguments.oversampling)
-            processor.oversampling = data_arguments.oversampling
         return model, processor
     config = AutoConfig.from_pretrained(source, **changes)
     set_loss_entries(config, changes)
@@ -178,12 +163,12 @@ def build_model(
     return model, processor
 
 
-def look_at_model(model_name_or_path: str | None) -> tuple[list[str], int]:
-    """The classes, in its order, and the oversampling of the model that is applied or trained further, if any."""
+def find_classes(model_name_or_path: str | None) -> list[str]:
+    """The classes of the model that is applied or trained further, in its order; none for a new model."""
     if model_name_or_path is None:
-        return [], 1
-    config = AutoConfig.from_pretrained(model_name_or_path)
-    return [config.id2label[label] for label in sorted(config.id2label)], getattr(config, "oversampling", 1)
+        return []
+    id2label = AutoConfig.from_pretrained(model_name_or_path).id2label
+    return [id2label[label] for label in sorted(id2label)]
 
 
 def holds_run(folder: Path) -> bool:
@@ -292,10 +277,10 @@ def choose_scans(
         with explained("predict_dir"):
             scan_ids, lines = read_folder(
                 data_arguments.predict_dir,
-                processor.pixels_per_line * processor.oversampling,
-                (processor.max_lines or data_arguments.max_lines) * processor.oversampling,
+                processor.pixels_per_line,
+                processor.max_lines or data_arguments.max_lines,
             )
-        return ScanDataset(lines, None, processor.normalization, oversampling=processor.oversampling), scan_ids, None
+        return ScanDataset(lines, None, processor.normalization), scan_ids, None
     if data is None or "validation" not in data.parts:
         raise ConfigurationError("predict_dir: with split=all there is no validation part, give a folder.")
     validation = data.parts["validation"]
@@ -311,7 +296,7 @@ def predict(
     folder: Path,
 ) -> None:
     """Writes the state of each scan, and how sure the model is, to `predictions.csv`; shows the first few."""
-    logits, _ = split_outputs(trainer.predict(dataset.without_labels()).predictions)
+    logits, _ = split_outputs(trainer.predict(ScanDataset(dataset.lines, None, dataset.normalization)).predictions)
     probabilities = torch.from_numpy(logits).float().softmax(dim=-1).numpy()
     if not trainer.is_world_process_zero():
         return
@@ -390,8 +375,7 @@ def run(
             split_file, extend = folder / SPLIT_FILE, False
         seed = training_arguments.seed if training_arguments.data_seed is None else training_arguments.data_seed
         with explained("model"):
-            classes, oversampling = look_at_model(model_arguments.model_name_or_path)
-            data_arguments.oversampling = data_arguments.oversampling or oversampling
+            classes = find_classes(model_arguments.model_name_or_path)
         with explained("data"), training_arguments.main_process_first(desc="preparing the dataset"):
             data = load_data(data_arguments, seed, split_file, extend, classes)
 

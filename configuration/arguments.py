@@ -135,14 +135,6 @@ class DataArguments(ScanSource):
             "choices": list(NORMALIZATIONS),
         },
     )
-    oversampling: int = field(
-        default=0,
-        metadata={
-            "help": "causal: read each pixel as so many by so many finer ones (2: scans of 256 pixels a line at the "
-            "cost of 128); a model of whole pixels (--model_name_or_path) is made to. 0: as the weights that it "
-            "starts from do, or 1."
-        },
-    )
     train_labels: str = field(
         default="majority",
         metadata={
@@ -263,8 +255,6 @@ class DataArguments(ScanSource):
                 f"segment_lines and segment_epochs must not be negative, got {self.segment_lines} and "
                 f"{self.segment_epochs}."
             )
-        if self.oversampling < 0:
-            raise ConfigurationError(f"oversampling must not be negative, got {self.oversampling}.")
         if self.unused_classes < 0:
             raise ConfigurationError(f"unused_classes must not be negative, got {self.unused_classes}.")
         if not 0 <= self.teacher_share <= 1:

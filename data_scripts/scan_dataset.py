@@ -124,7 +124,7 @@ class ScanDataset(torch.utils.data.Dataset):
     only, so that a run that was stopped goes on as if it had not been.
 
     Args:
-        lines: heights `[num_scans, num_lines, pixels]`, NaN where nothing was measured.
+        lines: heights `[num_scans, num_lines, pixels_per_line]`, NaN where nothing was measured.
         labels: class indices `[num_scans]` or distributions `[num_scans, num_labels]`; `None` for scans to predict.
         normalization: `"line"`, `"global"` or `"none"`.
         augmentation: `None` leaves scans as they are.
@@ -132,7 +132,6 @@ class ScanDataset(torch.utils.data.Dataset):
         segment_lines: while `epoch` is less than `segment_epochs`, a batch holds so many consecutive lines of each
             scan, from a random one on; 0 all lines always.
         segment_epochs: see `segment_lines`.
-        oversampling: lines that make a line of the model, and pixels that make one of its pixels, see `fold_lines`.
     """
 
     def __init__(
@@ -144,7 +143,6 @@ class ScanDataset(torch.utils.data.Dataset):
         seed: int = 0,
         segment_lines: int = 0,
         segment_epochs: int = 0,
-        oversampling: int = 1,
     ):
         if labels is not None and len(labels) != len(lines):
             raise ValueError(f"Expected as many labels as scans, got {len(labels)} and {len(lines)}.")
@@ -155,7 +153,6 @@ class ScanDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.segment_lines = segment_lines
         self.segment_epochs = segment_epochs
-        self.oversampling = oversampling
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that outlive an epoch
 
     @property
@@ -169,34 +166,26 @@ class ScanDataset(torch.utils.data.Dataset):
 
     @functools.cached_property
     def measured(self) -> torch.Tensor:
-        """In which lines of the model anything was measured, `[num_scans, num_lines]`."""
+        """In which lines anything was measured, `[num_scans, num_lines]`."""
         blocks = torch.arange(len(self)).split(1024)  # not all at once: they may not fit into memory
         masks = [self.lines[block].isfinite().any(dim=-1) for block in blocks]
-        fine = torch.cat(masks) if masks else torch.empty(self.lines.shape[:2], dtype=torch.bool)
-        whole = fine[:, : fine.shape[1] // self.oversampling * self.oversampling]
-        return whole.unflatten(1, (-1, self.oversampling)).any(dim=-1)
+        return torch.cat(masks) if masks else torch.empty(self.lines.shape[:2], dtype=torch.bool)
 
     def as_measured(self) -> "ScanDataset":
         """The same scans, without augmentation."""
-        return self._of(self.lines, self.labels)
-
-    def _of(self, lines: "torch.Tensor | StoredLines", labels: torch.Tensor | None) -> "ScanDataset":
-        return ScanDataset(lines, labels, self.normalization, oversampling=self.oversampling)
-
-    def without_labels(self) -> "ScanDataset":
-        """The same scans, to predict."""
-        return self._of(self.lines, None)
+        return ScanDataset(self.lines, self.labels, self.normalization)
 
     def select(self, indices: np.ndarray) -> "ScanDataset":
         """These scans only, as they are handed out for scoring."""
         lines = self.lines.select(indices) if isinstance(self.lines, StoredLines) else self.lines[indices]
-        return self._of(lines, None if self.labels is None else self.labels[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return ScanDataset(lines, labels, self.normalization)
 
     def first_lines(self, num_lines: int) -> "ScanDataset":
-        """The same scans, broken off after `num_lines` of the model."""
-        lines, most = self.lines, num_lines * self.oversampling
-        lines = lines.first_lines(most) if isinstance(lines, StoredLines) else lines[:, :most]
-        return self._of(lines, self.labels)
+        """The same scans, broken off after `num_lines`."""
+        lines = self.lines
+        lines = lines.first_lines(num_lines) if isinstance(lines, StoredLines) else lines[:, :num_lines]
+        return ScanDataset(lines, self.labels, self.normalization, self.augmentation, self.seed)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -215,9 +204,9 @@ class ScanDataset(torch.utils.data.Dataset):
             if self.augmentation is not None:
                 lines = self.augmentation(lines, generator)
             if segments:
-                lines = _take_segments(lines, segments * self.oversampling, generator)
-        pixel_values, attention_mask = normalize_lines(lines, self.normalization, self.oversampling)
-        longest = int((attention_mask * torch.arange(1, attention_mask.shape[1] + 1)).amax().clamp(min=1))
+                lines = _take_segments(lines, segments, generator)
+        pixel_values, attention_mask = normalize_lines(lines, self.normalization)
+        longest = int((attention_mask * torch.arange(1, lines.shape[1] + 1)).amax().clamp(min=1))
         batch = {"pixel_values": pixel_values[:, :longest], "attention_mask": attention_mask[:, :longest]}
         if self.labels is not None:
             batch["labels"] = self.labels[chosen]

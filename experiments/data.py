@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +60,7 @@ def load_data(
         classes: of the model that is applied or trained further, in its order, which those of the scans are put into
             where they are the same ones.
     """
-    factor = max(1, arguments.oversampling)
-    width, max_lines = arguments.pixels_per_line * factor, arguments.max_lines * factor
-    scans = replace(arguments, pixels_per_line=width, max_lines=max_lines).load()
+    scans = arguments.load()
     unused = [f"unused_{number}" for number in range(1, arguments.unused_classes + 1)]
     names = scans.features["label"].names
     order = [names.index(name) for name in classes] if sorted(classes) == sorted(names) else list(range(len(names)))
@@ -71,8 +69,8 @@ def load_data(
     sessions = groups_of(scans["session"], scan_ids)
     votes = np.asarray(scans["scores"], dtype=np.float32)
     scores = np.pad(votes[:, order], ((0, 0), (0, len(unused))))
-    stored = StoredLines(scans, max_lines)
-    num_lines = stored.count_measured() // factor
+    stored = StoredLines(scans, arguments.max_lines)
+    num_lines = stored.count_measured()
     complete = num_lines >= arguments.pixels_per_line
     take = stored.__getitem__ if arguments.keep_in_memory else stored.select
 
@@ -93,8 +91,7 @@ def load_data(
         held_out = [scan_id for name, part in parts.items() if name != "train" for scan_id in scan_ids[part].tolist()]
         for teacher in arguments.teachers:
             check_teacher(Path(teacher), arguments.dataset, held_out)
-        fine = ScanDataset(train_lines, None, oversampling=factor)
-        train_labels = teach(arguments.teachers, arguments.teacher_share, fine, train_labels, label_names)
+        train_labels = teach(arguments.teachers, arguments.teacher_share, train_lines, train_labels, label_names)
     datasets_by_part = {
         "train": ScanDataset(
             train_lines,
@@ -104,7 +101,6 @@ def load_data(
             seed,
             arguments.segment_lines,
             arguments.segment_epochs,
-            factor,
         )
     }
     indices = {"train": train}
@@ -118,9 +114,7 @@ def load_data(
                 f"{'complete and ' if arguments.eval_complete_scans else ''}labelled ({arguments.eval_labels})."
             )
         indices[name] = part[scored]
-        datasets_by_part[name] = ScanDataset(
-            take(part[scored]), eval_labels[part[scored]], arguments.normalization, oversampling=factor
-        )
+        datasets_by_part[name] = ScanDataset(take(part[scored]), eval_labels[part[scored]], arguments.normalization)
     hard = {name: _hard(train_labels if name == "train" else eval_labels[used]) for name, used in indices.items()}
     counts = {name: np.bincount(labels, minlength=len(label_names)).tolist() for name, labels in hard.items()}
     split = Split.of(

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from data_scripts.labels import is_labelled
-from data_scripts.scan_dataset import ScanDataset
+from data_scripts.scan_dataset import ScanDataset, StoredLines
 from data_scripts.splits import Split
 from modeling_scanline.configuration_scanline import CALIBRATION_ENTRIES
 
@@ -55,13 +55,13 @@ def check_teacher(folder: Path, dataset: str, held_out: Sequence[str]) -> None:
         )
 
 
-def verdicts_of(folder: Path, scans: ScanDataset, label_names: Sequence[str]) -> np.ndarray:
+def verdicts_of(folder: Path, lines: torch.Tensor | StoredLines, label_names: Sequence[str]) -> np.ndarray:
     """
     What a teacher says of scans, as it was trained to: without the calibration of a released model.
 
     Args:
         folder: of its run.
-        scans: as its pupil gets them, but for the normalization.
+        lines: heights `[num_scans, num_lines, pixels_per_line]`, NaN where nothing was measured.
         label_names: the classes of its pupil.
 
     Returns:
@@ -75,16 +75,14 @@ def verdicts_of(folder: Path, scans: ScanDataset, label_names: Sequence[str]) ->
     if sorted(names) != sorted(label_names):
         raise ValueError(f"teachers: {folder} tells {', '.join(names)} apart, not {', '.join(label_names)}.")
     processor = AutoImageProcessor.from_pretrained(folder)
-    width, oversampling = scans.lines.shape[2], scans.oversampling
-    if (processor.pixels_per_line, processor.oversampling) != (width // oversampling, oversampling):
+    if processor.pixels_per_line != lines.shape[2]:
         raise ValueError(
-            f"teachers: {folder} takes {processor.pixels_per_line} pixels a line with "
-            f"oversampling={processor.oversampling}, and this run has {width // oversampling} with {oversampling}."
+            f"teachers: {folder} takes {processor.pixels_per_line} pixels a line, and this run has {lines.shape[2]}."
         )
     state = PartialState()
     model = AutoModelForImageClassification.from_pretrained(folder, config=config).to(state.device).eval()
-    most = processor.max_lines or getattr(config, "max_lines", scans.lines.shape[1])
-    scans = ScanDataset(scans.lines, None, processor.normalization, oversampling=oversampling).first_lines(most)
+    most = processor.max_lines or getattr(config, "max_lines", lines.shape[1])
+    scans = ScanDataset(lines, None, processor.normalization).first_lines(most)
     collate = find_collator(processor)
     verdicts = np.empty((len(scans), len(names)), dtype=np.float32)
     bar = tqdm(total=len(scans), desc=f"{folder.name} teaches", unit="scan", disable=not state.is_local_main_process)
@@ -102,7 +100,7 @@ def verdicts_of(folder: Path, scans: ScanDataset, label_names: Sequence[str]) ->
 def teach(
     teachers: Sequence[str],
     share: float,
-    scans: ScanDataset,
+    lines: torch.Tensor | StoredLines,
     labels: np.ndarray,
     label_names: Sequence[str],
 ) -> np.ndarray:
@@ -112,14 +110,14 @@ def teach(
     Args:
         teachers: folders of their runs.
         share: of the teachers' mean verdict in the label of a scan that people have labelled; of another it is all.
-        scans: to label.
+        lines: heights `[num_scans, num_lines, pixels_per_line]`.
         labels: as `data_scripts.labels.make_labels` gives them, -1 where there is none.
         label_names: of the classes.
 
     Returns:
         Distributions `[num_scans, num_labels]` in float32.
     """
-    verdicts = np.mean([verdicts_of(Path(teacher), scans, label_names) for teacher in teachers], axis=0)
+    verdicts = np.mean([verdicts_of(Path(teacher), lines, label_names) for teacher in teachers], axis=0)
     votes = np.eye(len(label_names), dtype=np.float32)[labels] if labels.ndim == 1 else labels
     mixed = (1 - share) * votes + share * verdicts
     return np.where(is_labelled(labels)[:, None], mixed, verdicts).astype(np.float32)

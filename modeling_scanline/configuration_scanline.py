@@ -287,10 +287,6 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     `max_lines` is no limit to what the model can take: see `position_embedding_type`.
 
     Args:
-        oversampling (`int`, *optional*, defaults to 1):
-            Fine pixels, along and across the lines, that make a pixel: the first convolution takes them as channels,
-            so that details of a fine scan are seen at the cost of a coarse one. [`ScanlineImageProcessor`] needs the
-            same.
         tokenizer_channels (`list[int]`, *optional*, defaults to `[32, 64, 128]`):
             Filters of each convolution of the tokenizer.
         tokenizer_kernel_sizes (`list[int]`, *optional*, defaults to `[7, 3, 3]`):
@@ -346,7 +342,6 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
 
     model_type = "scanline_causal"
 
-    oversampling: int = 1
     tokenizer_channels: list[int] | tuple[int, ...] = (32, 64, 128)
     tokenizer_kernel_sizes: list[int] | tuple[int, ...] = (7, 3, 3)
     tokenizer_strides: list[int] | tuple[int, ...] | None = None
@@ -392,7 +387,8 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
                 "tokenizer_channels and tokenizer_strides must be at least 1, got "
                 f"{self.tokenizer_channels} and {strides}."
             )
-        check_at_least_one(self, "tokenizer_context_lines", "oversampling")
+        if self.tokenizer_context_lines < 1:
+            raise ValueError(f"tokenizer_context_lines must be at least 1, got {self.tokenizer_context_lines}.")
         width = self.pixels_per_line
         for stride in strides:
             width = -(-width // stride) // 2

@@ -186,14 +186,14 @@ class LineDecoder:
         Takes the next line of some streams, by default of all.
 
         Args:
-            lines: normalized, `[streams, oversampling² * pixels_per_line]` in float32, zero where unmeasured.
+            lines: normalized, `[streams, pixels_per_line]` in float32, zero where unmeasured.
             measured: `[streams]`, false for a line that was not measured at all.
             streams: their numbers.
 
         Returns:
             Last hidden states `[streams, hidden]`; meaningless for unmeasured lines.
         """
-        features = lines.reshape(len(lines), -1, self.config.pixels_per_line).swapaxes(1, 2)
+        features = lines[..., None]
         for stage in self.stages:
             features = stage(features, streams)
         pooled = features.mean(axis=1)

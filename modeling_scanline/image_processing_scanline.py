@@ -18,14 +18,12 @@ class ScanlineImageProcessorKwargs(ImagesKwargs, total=False):
     normalization (`str`): `"line"`, `"flat_line"`, `"global"` or `"none"`.
     max_lines (`int`): keep the first lines only.
     num_channels (`int`): make images of so many equal channels and `max_lines` lines, in place of lines and a mask.
-    oversampling (`int`): read each pixel as so many by so many finer ones.
     """
 
     pixels_per_line: int | None
     normalization: str | None
     max_lines: int | None
     num_channels: int | None
-    oversampling: int | None
 
 
 def num_model_lines(num_lines: int, width: int, pixels_per_line: int) -> int:
@@ -135,37 +133,9 @@ def normalize_heights(lines: np.ndarray, normalization: str) -> tuple[np.ndarray
     return values, measured.any(axis=-1)
 
 
-def fold_lines(values: np.ndarray, oversampling: int) -> np.ndarray:
-    """
-    Lines of fine pixels to model lines of as many values.
-
-    Args:
-        values: `[..., lines, pixels]`.
-        oversampling: fine lines that make a model line, and fine pixels that make one of its pixels.
-
-    Returns:
-        `[..., lines / oversampling, oversampling² * (pixels / oversampling)]`: the first fine pixel of the first fine
-        line of each pixel, then the second one, and so on. Fine lines that make no whole one are left out.
-    """
-    num_lines, pixels = values.shape[-2] // oversampling, values.shape[-1] // oversampling
-    whole = values[..., : num_lines * oversampling, :]
-    parts = whole.reshape(*values.shape[:-2], num_lines, oversampling, pixels, oversampling)
-    return parts.swapaxes(-1, -2).reshape(*values.shape[:-2], num_lines, -1)
-
-
-def normalize_lines(
-    lines: torch.Tensor, normalization: str, oversampling: int = 1
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    What models read of heights `[..., lines, pixels]`: [`normalize_heights`], then [`fold_lines`].
-
-    Returns:
-        Values of model lines, and the mask of those with any measured pixel in int64, as models take it.
-    """
+def normalize_lines(lines: torch.Tensor, normalization: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`normalize_heights`] of a tensor; the mask is int64, as models take it."""
     values, measured = normalize_heights(lines.numpy(), normalization)  # which is faster than torch, if there are few
-    if oversampling > 1:
-        values = fold_lines(values, oversampling)
-        measured = np.asarray(fold_lines(measured[..., None].repeat(oversampling, axis=-1), oversampling).any(axis=-1))
     return torch.from_numpy(values), torch.from_numpy(measured).long()
 
 
@@ -219,8 +189,7 @@ def heights_from_colours(image: np.ndarray) -> np.ndarray:
 
 class ScanlineImageProcessor(PilBackend):
     """
-    Turns scans into `pixel_values` `[batch, lines, oversampling² * pixels_per_line]` and `attention_mask` `[batch,
-    lines]`.
+    Turns scans into `pixel_values` `[batch, lines, pixels_per_line]` and `attention_mask` `[batch, lines]`.
 
     Takes PIL images or 2-D arrays `[lines, pixels]` of any size, row 0 acquired first, one or a list (a 3-D array is
     a batch, unless its last dimension is the colour). NaN marks what was not measured; lines without any measured
@@ -236,9 +205,6 @@ class ScanlineImageProcessor(PilBackend):
         num_channels (`int`, *optional*):
             For image models of the library, which know no lines: makes images `[batch, num_channels, max_lines,
             pixels_per_line]`, zero where nothing was measured, and no mask. Needs `max_lines`.
-        oversampling (`int`, *optional*, defaults to 1):
-            Fine pixels, along and across the lines, that make a pixel of the model, see [`fold_lines`]. Each fine line
-            is normalized by itself.
     """
 
     model_input_names = ["pixel_values", "attention_mask"]
@@ -247,7 +213,6 @@ class ScanlineImageProcessor(PilBackend):
     normalization = "line"
     max_lines = None
     num_channels = None
-    oversampling = 1
 
     def __init__(self, **kwargs: Unpack[ScanlineImageProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]  # the library takes what valid_kwargs names, undeclared
@@ -287,21 +252,17 @@ class ScanlineImageProcessor(PilBackend):
         normalization: str,
         max_lines: int | None,
         num_channels: int | None = None,
-        oversampling: int = 1,
         return_tensors: str | TensorType | None = None,
         **kwargs,
     ) -> BatchFeature:
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}.")
         sizes = {"pixels_per_line": pixels_per_line, "max_lines": max_lines, "num_channels": num_channels}
-        sizes["oversampling"] = oversampling
         for name, number in sizes.items():
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}.")
         if num_channels is not None and max_lines is None:
             raise ValueError(f"num_channels={num_channels} makes images, whose height max_lines must be given too.")
-        if num_channels is not None and oversampling > 1:
-            raise ValueError(f"num_channels={num_channels} makes images, whose pixels are single: oversampling is 1.")
         if not images:
             raise ValueError("Expected at least one image, got none.")
         after_flattening = "line" if normalization == "flat_line" else normalization
@@ -313,13 +274,8 @@ class ScanlineImageProcessor(PilBackend):
             scans = np.stack([images[index] for index in indices])
             if normalization == "flat_line":  # before: what is resampled is no longer quite straight
                 scans = flatten_lines(scans)
-            most = None if max_lines is None else max_lines * oversampling
-            lines = resample_lines(torch.from_numpy(scans), pixels_per_line * oversampling, most)
-            missing = oversampling - lines.shape[1]  # of a scan that does not fill its first line
-            if missing > 0:
-                lines = torch.nn.functional.pad(lines, (0, 0, 0, missing), value=float("nan"))
-            normalized = normalize_lines(lines, after_flattening, oversampling)
-            for index, values, mask in zip(indices, *normalized, strict=True):
+            lines = resample_lines(torch.from_numpy(scans), pixels_per_line, max_lines)
+            for index, values, mask in zip(indices, *normalize_lines(lines, after_flattening), strict=True):
                 processed[index] = (values, mask)
         values, masks = zip(*processed, strict=True)
         data: dict[str, Any] = {
@@ -338,7 +294,6 @@ __all__ = [
     "ScanlineImageProcessorKwargs",
     "as_images",
     "flatten_lines",
-    "fold_lines",
     "normalize_lines",
     "resample_lines",
 ]

@@ -269,17 +269,11 @@ class ScanlineCausalOutput(_OutputWithCache, ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-def check_pixel_values(
-    pixel_values: torch.Tensor, attention_mask: torch.Tensor | None, pixels_per_line: int, oversampling: int = 1
-) -> None:
-    """
-    Raises `ValueError` unless `pixel_values` is `[batch, lines, oversampling² * pixels_per_line]`, and the mask
-    `[batch, lines]`.
-    """
-    num_values = oversampling**2 * pixels_per_line
-    if pixel_values.ndim != 3 or pixel_values.shape[-1] != num_values or pixel_values.shape[1] == 0:
+def check_pixel_values(pixel_values: torch.Tensor, attention_mask: torch.Tensor | None, pixels_per_line: int) -> None:
+    """Raises `ValueError` unless `pixel_values` is `[batch, lines, pixels_per_line]` and the mask `[batch, lines]`."""
+    if pixel_values.ndim != 3 or pixel_values.shape[-1] != pixels_per_line or pixel_values.shape[1] == 0:
         raise ValueError(
-            f"Expected pixel_values of shape [batch, lines, {num_values}] with at least one line, got "
+            f"Expected pixel_values of shape [batch, lines, {pixels_per_line}] with at least one line, got "
             f"{list(pixel_values.shape)}. ScanlineImageProcessor makes them from a scan of any size."
         )
     if attention_mask is not None and attention_mask.shape != pixel_values.shape[:2]:

@@ -1,7 +1,7 @@
 """The causal scanline transformer: a verdict after every line, from that line and the lines before it."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -164,12 +164,11 @@ class ScanlineTokenizerStage(nn.Module):
 
 
 class ScanlineTokenizer(nn.Module):
-    """Lines `[batch, lines, values]` to tokens `[batch, lines, hidden]`, each from lines up to its own."""
+    """Lines `[batch, lines, pixels_per_line]` to tokens `[batch, lines, hidden]`, each from lines up to its own."""
 
     def __init__(self, config: ScanlineCausalConfig):
         super().__init__()
-        self.pixels_per_line = config.pixels_per_line
-        in_channels = [config.oversampling**2, *config.tokenizer_channels[:-1]]
+        in_channels = [1, *config.tokenizer_channels[:-1]]
         self.stages = nn.ModuleList(
             ScanlineTokenizerStage(config, channels, stage_idx) for stage_idx, channels in enumerate(in_channels)
         )
@@ -178,8 +177,7 @@ class ScanlineTokenizer(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, line_buffers: dict[int, torch.Tensor] | None) -> torch.Tensor:
         # channels last: the convolutions are memory-bound, and the normalization over channels needs no copy
-        features = pixel_values.unflatten(-1, (-1, self.pixels_per_line)).transpose(1, 2)
-        features = features.contiguous(memory_format=torch.channels_last)
+        features = pixel_values.unsqueeze(1).contiguous(memory_format=torch.channels_last)
         for stage_idx, stage in enumerate(self.stages):
             previous = None if line_buffers is None else line_buffers.get(stage_idx)
             features, last_lines = stage(features, previous)
@@ -236,7 +234,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
     ) -> ScanlineModelOutput:
         """
         Args:
-            pixel_values: `[batch, lines, oversampling² * pixels_per_line]`: a scan, or the next lines of one.
+            pixel_values: `[batch, lines, pixels_per_line]`: a scan, or the next lines of one.
             attention_mask: `[batch, lines]`, 1 where a line was measured. It describes these lines only: what is in
                 `past_key_values` is remembered there.
             past_key_values: what an earlier call returned, to go on from there.
@@ -249,7 +247,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
         Raises:
             ValueError: for inputs of another shape, a cache of another kind, or one without room.
         """
-        check_pixel_values(pixel_values, attention_mask, self.config.pixels_per_line, self.config.oversampling)
+        check_pixel_values(pixel_values, attention_mask, self.config.pixels_per_line)
         past_key_values = cache if past_key_values is None else past_key_values
         if past_key_values is None and use_cache:
             past_key_values = ScanlineCache(self.config)
@@ -304,28 +302,6 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
-    @torch.no_grad()
-    def oversample(self, oversampling: int) -> None:
-        """
-        Makes a model of whole pixels read finer ones, `oversampling` by `oversampling` of them in place of each.
-
-        What it says of fine pixels that are all alike stays the same; what they differ in is for training.
-
-        Raises:
-            ValueError: for a model that has been made to before, with another number.
-        """
-        if oversampling == self.config.oversampling:
-            return
-        if self.config.oversampling != 1:
-            raise ValueError(
-                f"This model reads {self.config.oversampling} fine pixels in place of one, and cannot be made to read "
-                f"{oversampling}."
-            )
-        conv = cast(ScanlineTokenizerStage, self.scanline.tokenizer.stages[0]).conv
-        conv.in_channels = oversampling**2
-        conv.weight = nn.Parameter(conv.weight.repeat(1, conv.in_channels, 1, 1) / conv.in_channels)
-        self.config.oversampling = oversampling
-
     def calibration(
         self, first: int, num_lines: int, device: torch.device | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -363,7 +339,7 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
     ) -> ScanlineCausalOutput:
         """
         Args:
-            pixel_values: `[batch, lines, oversampling² * pixels_per_line]`: a scan, or the next lines of one.
+            pixel_values: `[batch, lines, pixels_per_line]`: a scan, or the next lines of one.
             attention_mask: `[batch, lines]`, 1 where a line was measured. It describes these lines only.
             labels: class indices `[batch]`, one a line `[batch, lines]`, or scores `[batch, num_labels]`; see
                 [`tip_state_loss`].

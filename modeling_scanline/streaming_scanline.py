@@ -12,7 +12,7 @@ from .change_scanline import LINES_OF_NEW_TIP, ChangeDetector, num_change_featur
 from .configuration_scanline import ScanlineCausalConfig
 from .decoding_scanline import ALL, LineDecoder, Streams
 from .familiarity_scanline import FamiliarityMeter
-from .image_processing_scanline import ScanlineImageProcessor, flatten_lines, fold_lines, normalize_heights
+from .image_processing_scanline import ScanlineImageProcessor, flatten_lines, normalize_heights
 from .modeling_scanline_causal import ScanlineCausalForImageClassification
 
 CAUSAL_NORMALIZATIONS = ("line", "flat_line", "none")
@@ -128,15 +128,6 @@ class LineResampler:
             yield complete
 
 
-def _whole_pixels(fine_lines: np.ndarray, oversampling: int) -> np.ndarray:
-    """Mean heights of the pixels of a model line `[batch, oversampling, pixels]`; NaN where nothing was measured."""
-    fine = fold_lines(fine_lines, oversampling).reshape(len(fine_lines), oversampling**2, -1)
-    measured = np.isfinite(fine)
-    count = measured.sum(axis=1)
-    total = np.where(measured, fine, 0).astype(np.float64).sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
-
-
 class ScanlineStreamer:
     """
     Classifies scans line by line: after each raw line, what the processor and the model say of the lines so far.
@@ -183,11 +174,6 @@ class ScanlineStreamer:
                 f"The model reads lines of {config.pixels_per_line} pixels, the processor makes "
                 f"pixels_per_line={processor.pixels_per_line} and num_channels={processor.num_channels}."
             )
-        if processor.oversampling != config.oversampling:
-            raise ValueError(
-                f"The model reads pixels with oversampling={config.oversampling}, the processor makes them with "
-                f"oversampling={processor.oversampling}."
-            )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         self.model, self.processor, self.batch_size = model.eval(), processor, batch_size
@@ -201,8 +187,7 @@ class ScanlineStreamer:
         if config.calibration_lines:
             until_last = model.calibration(1, config.calibration_lines[-1])
             self.temperatures, self.biases = (values.numpy() for values in until_last)
-        self.oversampling = config.oversampling
-        self.resampler = LineResampler(config.pixels_per_line * config.oversampling)
+        self.resampler = LineResampler(config.pixels_per_line)
         self.restart = restart
         self.detector: ChangeDetector | None = None
         if config.change_weights is not None:
@@ -253,9 +238,7 @@ class ScanlineStreamer:
             self.familiarity.reset()
         self.unfamiliarity = np.full(self.batch_size, np.nan)
         # the last measured lines, as the decoder took them
-        num_values = self.oversampling**2 * self.model.config.pixels_per_line
-        self.recent = np.zeros((self.batch_size, LINES_OF_NEW_TIP, num_values), np.float32)
-        self.fine_lines: list[np.ndarray] = []  # of the model line that is not complete yet
+        self.recent = np.zeros((self.batch_size, LINES_OF_NEW_TIP, self.model.config.pixels_per_line), np.float32)
         self.num_lines = np.zeros(self.batch_size, dtype=np.int64)
         self.probabilities = np.full((self.batch_size, len(self.labels)), np.nan)
         self.decisions: list[str | None] = [None] * self.batch_size
@@ -301,32 +284,27 @@ class ScanlineStreamer:
         lines = heights
         if self.processor.normalization == "flat_line":
             lines = flatten_lines(heights)
-        for fine_lines in self.resampler(lines):
-            self.fine_lines.append(fine_lines)
-            if len(self.fine_lines) == self.oversampling:
-                self._advance(np.stack(self.fine_lines, axis=1))
-                self.fine_lines.clear()
+        for model_lines in self.resampler(lines):
+            self._advance(model_lines)
         measured = np.isfinite(heights).any(axis=1).tolist()
         return [self._result(scan, measured[scan]) for scan in range(self.batch_size)]
 
-    def _advance(self, fine_lines: np.ndarray) -> None:
-        """One more model line of each scan, `[batch, oversampling, oversampling * pixels_per_line]`."""
+    def _advance(self, model_lines: np.ndarray) -> None:
+        """One more model line of each scan, `[batch, pixels_per_line]`."""
         # flat_line: raw lines have been flattened
         normalization = "none" if self.processor.normalization == "none" else "line"
-        values, measured = normalize_heights(fine_lines, normalization)
-        values, measured = fold_lines(values, self.oversampling)[:, 0], np.asarray(measured.any(axis=1))
+        values, measured = normalize_heights(model_lines, normalization)
         self._classify(values, measured, ALL)
         self.recent[measured, :-1], self.recent[measured, -1] = self.recent[measured, 1:], values[measured]
-        if normalization == "none" or self.oversampling > 1:  # changes and familiarity are told from whole pixels
-            values, _ = normalize_heights(_whole_pixels(fine_lines, self.oversampling), "line")
+        if normalization == "none":
+            values, _ = normalize_heights(model_lines, "line")
         if self.familiarity is not None:
             self.unfamiliarity = self.familiarity.update(values, measured)
         if self.detector is None:
             return
         assert self.resampler.width is not None
         # the first raw line of this model line
-        first = self.resampler.num_model_lines - self.oversampling
-        number = first * self.resampler.width // self.resampler.pixels_per_line
+        number = (self.resampler.num_model_lines - 1) * self.resampler.width // self.resampler.pixels_per_line
         probabilities, places = self.detector.update(values, measured, number)
         self.change_probabilities = np.fmax(self.change_probabilities, probabilities)
         found = np.flatnonzero(places >= 0)
@@ -344,7 +322,7 @@ class ScanlineStreamer:
             self._classify(self.recent[scans, place], np.ones(len(scans), dtype=bool), scans)
 
     def _classify(self, values: np.ndarray, measured: np.ndarray, scans: Streams) -> None:
-        """Verdicts on some scans after one more normalized line, `[scans, oversampling² * pixels_per_line]`."""
+        """Verdicts on some scans after one more normalized line, `[scans, pixels_per_line]`."""
         logits = self.decoder.classify(self.decoder.step(values, measured, scans))
         self.num_lines[scans] += 1
         place = np.minimum(self.num_lines[scans], len(self.temperatures)) - 1
@@ -364,7 +342,7 @@ class ScanlineStreamer:
         known, change = not np.isnan(probabilities[0]), self.change_probabilities[scan]
         return LineResult(
             line=self.resampler.num_raw_lines - 1,
-            num_model_lines=self.resampler.num_model_lines // self.oversampling,
+            num_model_lines=self.resampler.num_model_lines,
             measured=measured,
             probabilities=tuple(probabilities.tolist()) if known else None,
             state=self.labels[int(probabilities.argmax())] if known else None,

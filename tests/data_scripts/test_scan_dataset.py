@@ -62,23 +62,6 @@ class TestBatch:
         values, mask = normalize_lines(lines[2:3], "line")
         assert torch.equal(plain[2]["pixel_values"], values[0]) and torch.equal(plain[2]["attention_mask"], mask[0])
 
-    def test_fine_lines_are_folded_after_augmentation(self, lines):
-        fine = ScanDataset(lines, LABELS, "line", oversampling=2)
-        batch = fine.__getitems__([0, 1, 3])  # of 12, 5 and 1 fine lines
-        values, mask = normalize_lines(lines[[0, 1, 3]], "line", 2)
-        assert torch.equal(batch["pixel_values"], values) and torch.equal(batch["attention_mask"], mask)
-        assert batch["pixel_values"].shape == (3, NUM_LINES // 2, 2 * WIDTH)
-        assert fine.measured.sum(dim=1).tolist() == [-(-count // 2) for count in COUNTS]
-        assert_same_batch(
-            fine.first_lines(2).__getitems__([0]),
-            ScanDataset(lines[:, :4], LABELS, "line", oversampling=2).__getitems__([0]),
-        )
-        segments = ScanDataset(lines, LABELS, "line", AUGMENTATION, segment_lines=2, segment_epochs=1, oversampling=2)
-        assert segments.__getitems__([0, 2])["pixel_values"].shape == (2, 2, 2 * WIDTH)
-        for same in (segments.as_measured(), segments.select(np.arange(4)), fine):
-            assert_same_batch(same.__getitems__([0]), fine.__getitems__([0]))
-        assert "labels" not in fine.without_labels()[0]
-
     def test_is_trimmed_to_its_longest_scan_and_masked(self, plain):
         batch = plain.__getitems__([1, 5, 3])
         assert batch["pixel_values"].shape == (3, 5, WIDTH)
