@@ -18,7 +18,8 @@ scored: nothing is chosen on the scans that are reported.
 Finished runs are not run again, and those that were stopped go on from their last epoch. Writes accuracy.json, .md and
 .png; a cell says how many of the folds and seeds stand behind it. Intervals are 95 %, from resampling whole sessions.
 What is reported of each run, its verdicts above all, is kept in accuracy_runs/, so that a model can be compared with
-those that were trained on another machine, whose weights are gone. To forget one, delete its folder there.
+those that were trained on another machine, whose weights are gone. To forget one, delete its folder there. Rows of
+accuracy.json whose verdicts were never kept stay as they are, without differences to others.
 """
 
 import argparse

@@ -317,8 +317,8 @@ class ScanlineTrainingArguments(TrainingArguments):
     average_epochs: float = field(
         default=0.0,
         metadata={
-            "help": "Ends with the mean of the weights of so many last epochs, which holds better for other sessions; "
-            "not with load_best_model_at_end. 0: with the last weights."
+            "help": "Ends with the mean of the weights of so many last epochs, steadier than the last ones; not with "
+            "load_best_model_at_end. 0: with the last weights."
         },
     )
     eval_line_counts: list[int] = field(

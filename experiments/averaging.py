@@ -1,9 +1,9 @@
 """
 The mean of a run's last weights, in place of the very last ones.
 
-It lies in a flatter place of the loss than each of them, which holds for scans of other sessions as well: Izmailov et
-al. 2018, arXiv:1803.05407, and, for data of places that training has not seen, Cha et al. 2021, arXiv:2102.08604. No
-model here keeps statistics of batches, so that none have to be taken anew.
+After Izmailov et al. 2018, arXiv:1803.05407, and, for data of kinds that training has not seen, Cha et al. 2021,
+arXiv:2102.08604: the mean lies in a flatter place of the loss than each of them. No model here keeps statistics of
+batches, so that none have to be taken anew.
 """
 
 from pathlib import Path

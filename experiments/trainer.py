@@ -116,8 +116,6 @@ class ScanlineTrainer(Trainer):
         self.add_callback(PlateauWarmup())
         self.average = None
         if self.args.average_epochs:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ConfigurationError("average_epochs: FSDP and DeepSpeed take the weights apart: use DDP.")
             assert isinstance(self.model, torch.nn.Module)
             self.average = WeightAverage(self.model, self.args.average_epochs)
             self.add_callback(self.average)
@@ -135,9 +133,14 @@ class ScanlineTrainer(Trainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that `optim` names: [`Muon`], or one of the library's."""
+        taken_apart = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if taken_apart and self.average is not None:
+            raise ConfigurationError(
+                "average_epochs needs whole weights, which FSDP and DeepSpeed take apart: use DDP."
+            )
         if self.args.optim != MUON or self.optimizer is not None:
             return super().create_optimizer(model)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if taken_apart:
             raise ConfigurationError("optim: muon needs whole matrices, which FSDP and DeepSpeed take apart: use DDP.")
         trained: Any = self.model if model is None else model
         self.optimizer = muon_for(

@@ -169,7 +169,7 @@ class ScanlineTransformerPreTrainedModel(ScanlinePreTrainedModel):
 
     config_class = ScanlineTransformerConfig
     _no_split_modules = ["ScanlineLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

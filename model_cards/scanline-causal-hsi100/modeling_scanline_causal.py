@@ -248,7 +248,10 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
             ValueError: for inputs of another shape, a cache of another kind, or one without room.
         """
         check_pixel_values(pixel_values, attention_mask, self.config.pixels_per_line)
-        past_key_values = cache if past_key_values is None else past_key_values
+        if cache is not None:
+            if past_key_values is not None:
+                raise ValueError("cache and past_key_values are two names of one thing: give one of them.")
+            past_key_values = cache
         if past_key_values is None and use_cache:
             past_key_values = ScanlineCache(self.config)
         if past_key_values is not None and not hasattr(past_key_values, "line_buffers"):

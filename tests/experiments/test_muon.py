@@ -106,17 +106,20 @@ def test_it_learns_and_goes_on_from_its_state(model):
     assert train(model, again, 3) == expected
 
 
-def test_matrices_that_are_taken_apart_are_refused(model, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "says"), [({"optim": "muon"}, "muon needs whole matrices"), ({"average_epochs": 1}, "whole weights")]
+)
+def test_what_needs_whole_weights_is_refused_where_they_are_taken_apart(options, says, model, tmp_path):
     arguments = ScanlineTrainingArguments(
         output_dir=str(tmp_path),
-        optim="muon",
+        **options,
         eval_strategy="no",
         save_strategy="no",
         load_best_model_at_end=False,
     )
     trainer = ScanlineTrainer(model=model, args=arguments)
     trainer.is_fsdp_enabled = True
-    with pytest.raises(ConfigurationError, match=r"muon needs whole matrices, .* use DDP"):
+    with pytest.raises(ConfigurationError, match=rf"{says}, .* use DDP"):
         trainer.create_optimizer()
 
 

@@ -229,6 +229,8 @@ def test_the_cache_has_the_names_of_all_supported_releases_of_the_library(model,
         tokens = model.scanline(lines[:, :20], use_cache=True)
     assert_same(torch.cat([first.line_logits, second.line_logits], dim=1), whole)
     assert isinstance(tokens.cache, ScanlineCache) and tokens.past_key_values is tokens.cache
+    with pytest.raises(ValueError, match="two names of one thing"):
+        model(lines[:, 20:], cache=first.cache, past_key_values=first.cache)
 
 
 def test_less_memory_than_the_window_is_not_a_smaller_window(model, lines, whole):
