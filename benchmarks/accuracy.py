@@ -324,10 +324,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # folds first: what is stopped early then has whole seeds
         runs = [run for seed in arguments.seeds for cell in cells for run in cell.runs[seed]]
         failures = execute_all(runs, arguments.jobs, console)
-    collected = [collect(cell, arguments.results) or earlier(cell, arguments.results) for cell in cells]
-    results = [result for result in collected if result is not None]
-    if results:
-        report(results, arguments.results)
+    collected = [collect(cell, arguments.results) for cell in cells]
+    if any(collected):
+        of_cells = zip(cells, collected, strict=True)
+        rows = [result or earlier(cell, arguments.results) for cell, result in of_cells]
+        report([row for row in rows if row is not None], arguments.results)
     else:
         failures.append("No run has ended: there is nothing to report.")
     for failure in failures:

@@ -139,7 +139,7 @@ def test_runs_differ_in_nothing_but_model_seed_and_fold(command, tmp_path, monke
     planned = []
     monkeypatch.setattr(accuracy, "execute_all", lambda runs, jobs, console: planned.extend(runs) or [])
     arguments = ["--data_dir", "d", "--work_dir", str(tmp_path), "--models", "causal", "cnn", "--seeds", "1", "2"]
-    arguments += ["--start", f"causal={tmp_path / 'start'}"]
+    arguments += ["--start", f"causal={tmp_path / 'start'}", "--results", str(tmp_path / "results")]
     arguments += ["--teachers", f"cnn={tmp_path}", f"cnn={tmp_path / 'start'}"]
     assert main([*arguments, "--extra", "--bf16", "true"]) == 1
     assert len({run.folder for run in planned}) == len(planned) == 2 * 2 * (1 + 5)
