@@ -104,12 +104,15 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
     """The figures of a cell from those of its runs that have ended, here or before; `None` if none has."""
     verdicts: dict[int, Probabilities] = {}
     folds, summary, first = {}, None, Path()
+    is_here = any((run.folder / SUMMARY_FILE).is_file() for runs in cell.runs.values() for run in runs)
     for seed, runs in cell.runs.items():
         ended = []
         for number, run in enumerate(runs):
             kept = results / KEPT / cell.model / run.folder.name
             if (run.folder / SUMMARY_FILE).is_file():
                 keep(run.folder, kept)
+            elif is_here and kept.is_dir():  # of a training before, maybe by another recipe: never mixed with this one
+                shutil.rmtree(kept)
             if (kept / SUMMARY_FILE).is_file():
                 ended.append((number, kept))
         if ended:

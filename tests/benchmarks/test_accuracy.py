@@ -118,6 +118,17 @@ def test_a_model_is_compared_with_one_whose_runs_are_gone(command, tmp_path):
     assert read(tmp_path)["results"][1]["figures"] != before["results"][1]["figures"]
 
 
+def test_folds_that_were_kept_are_not_mixed_with_those_of_another_training(command, tmp_path):
+    for fold in range(5):
+        leave_run(tmp_path / "work" / "causal" / f"sessions_seed1_fold{fold}", verdicts(2.0, fold, 1))
+    assert command("--splits", "sessions") == 0
+    shutil.rmtree(tmp_path / "work")
+    leave_run(tmp_path / "work" / "causal" / "sessions_seed1_fold0", verdicts(0.5, 0, 1))
+    assert command("--splits", "sessions") == 0
+    (result,) = read(tmp_path)["results"]
+    assert result["folds_by_seed"] == {"1": [0]} and result["num_scans"] == {"1": 80}
+
+
 def test_figures_whose_verdicts_were_not_kept_stay_in_the_table(command, tmp_path):
     for model, skill in (("causal", 2.0), ("cnn", 0.5)):
         leave_run(tmp_path / "work" / model / "random_seed1", verdicts(skill, 0, 1))
