@@ -18,8 +18,9 @@ scored: nothing is chosen on the scans that are reported.
 Finished runs are not run again, and those that were stopped go on from their last epoch. Writes accuracy.json, .md and
 .png; a cell says how many of the folds and seeds stand behind it. Intervals are 95 %, from resampling whole sessions.
 What is reported of each run, its verdicts above all, is kept in accuracy_runs/, so that a model can be compared with
-those that were trained on another machine, whose weights are gone. To forget one, delete its folder there. Rows of
-accuracy.json whose verdicts were never kept stay as they are, without differences to others.
+those that were trained on another machine, whose weights are gone. To forget one, delete its folder there and its row
+of accuracy.json. Rows of models that are not asked for, or whose verdicts were never kept, stay as they are, without
+differences to others.
 """
 
 import argparse
@@ -104,9 +105,9 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
     """The figures of a cell from those of its runs that have ended, here or before; `None` if none has."""
     verdicts: dict[int, Probabilities] = {}
     folds, summary, first = {}, None, Path()
-    is_here = any((run.folder / SUMMARY_FILE).is_file() for runs in cell.runs.values() for run in runs)
     for seed, runs in cell.runs.items():
         ended = []
+        is_here = any((run.folder / SUMMARY_FILE).is_file() for run in runs)
         for number, run in enumerate(runs):
             kept = results / KEPT / cell.model / run.folder.name
             if (run.folder / SUMMARY_FILE).is_file():
@@ -138,11 +139,11 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
     }
 
 
-def earlier(cell: Cell, results: Path) -> dict[str, Any] | None:
-    """The figures of a cell as they were reported before, where no verdicts were kept; without differences."""
+def earlier(results: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The figures as they were reported before, by model and split; without verdicts, so without differences."""
     path = results / "accuracy.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
-    return next((row for row in rows if (row["model"], row["split"]) == (cell.model, cell.split)), None)
+    return {(row["model"], row["split"]): row for row in rows}
 
 
 def training_of(folder: Path) -> dict[str, Any]:
@@ -329,9 +330,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         failures = execute_all(runs, arguments.jobs, console)
     collected = [collect(cell, arguments.results) for cell in cells]
     if any(collected):
-        of_cells = zip(cells, collected, strict=True)
-        rows = [result or earlier(cell, arguments.results) for cell, result in of_cells]
-        report([row for row in rows if row is not None], arguments.results)
+        rows: dict[tuple[str, str], dict[str, Any] | None] = {
+            (cell.model, cell.split): result for cell, result in zip(cells, collected, strict=True)
+        }
+        for place, row in earlier(arguments.results).items():  # what was not asked for stays, behind what was
+            rows[place] = rows.get(place) or row
+        report([row for row in rows.values() if row is not None], arguments.results)
     else:
         failures.append("No run has ended: there is nothing to report.")
     for failure in failures:

@@ -140,6 +140,31 @@ def test_figures_whose_verdicts_were_not_kept_stay_in_the_table(command, tmp_pat
     assert read(tmp_path) == {"results": before, "differences": []}
 
 
+def test_figures_that_are_not_asked_for_stay_in_the_table(command, tmp_path):
+    for model, skill in (("causal", 2.0), ("cnn", 0.5)):
+        for split, name in (("random", "random_seed1"), ("sessions", "sessions_seed1_fold0")):
+            leave_run(tmp_path / "work" / model / name, verdicts(skill, 0, 1))
+    assert command() == 0
+    before = read(tmp_path)["results"]
+    assert command("--splits", "random", "--models", "cnn") == 0
+
+    def by_place(rows: list) -> list:
+        return sorted(rows, key=lambda row: (row["model"], row["split"]))
+
+    assert by_place(read(tmp_path)["results"]) == by_place(before) and len(before) == 4
+
+
+def test_another_seed_does_not_cost_what_was_kept_of_the_first(command, tmp_path):
+    for fold in range(5):
+        leave_run(tmp_path / "work" / "causal" / f"sessions_seed1_fold{fold}", verdicts(2.0, fold, 1))
+    assert command("--splits", "sessions") == 0
+    shutil.rmtree(tmp_path / "work")  # another machine
+    leave_run(tmp_path / "work" / "causal" / "sessions_seed2_fold0", verdicts(2.0, 0, 2))
+    assert command("--splits", "sessions") == 0
+    (result,) = read(tmp_path)["results"]
+    assert result["folds_by_seed"] == {"1": [0, 1, 2, 3, 4], "2": [0]}
+
+
 def test_nothing_to_report(command, capsys):
     assert command() == 1
     assert "nothing to report" in capsys.readouterr().out
