@@ -46,7 +46,7 @@ from configuration.arguments import MODEL_CONFIGS
 from data_scripts.scan_dataset import ScanDataset
 from data_scripts.source import read_folder
 from experiments.card import write_card
-from experiments.data import Data, find_split_file, load_data
+from experiments.data import Data, check_start, find_split_file, load_data
 from experiments.library_models import (
     check_images,
     find_collator,
@@ -378,6 +378,7 @@ def run(
             classes = find_classes(model_arguments.model_name_or_path)
         with explained("data"), training_arguments.main_process_first(desc="preparing the dataset"):
             data = load_data(data_arguments, seed, split_file, extend, classes)
+            check_start(model_arguments.model_name_or_path, data.split)
 
     # model
     with explained("model"):

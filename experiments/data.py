@@ -248,3 +248,25 @@ def find_split_file(arguments: DataArguments, model_name_or_path: str | None) ->
     if model_name_or_path is not None and path.is_file() and Split.load(path).dataset == arguments.dataset:
         return path
     return None
+
+
+def check_start(start: str | None, split: Split) -> None:
+    """
+    Raises `ValueError` if first weights were trained on scans that are held out now, whatever dataset they came by.
+
+    Args:
+        start: folder of the model that is applied or trained further.
+        split: of the run.
+    """
+    path = Path(start or "") / SPLIT_FILE
+    if start is None or not path.is_file():
+        return
+    trained_on = set(Split.load(path).parts["train"])
+    held_out = [scan_id for name, scan_ids in split.parts.items() if name != "train" for scan_id in scan_ids]
+    seen = [scan_id for scan_id in held_out if scan_id in trained_on]
+    if seen:
+        raise ValueError(
+            f"{start} was trained on {len(seen)} of the {len(held_out)} scans that this run holds out, {seen[0]} for "
+            "one, so that scores would be those of scans it has seen. Leave out --split_file, to use its split again, "
+            "or give other scans."
+        )

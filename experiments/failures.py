@@ -102,7 +102,7 @@ class Streamed:
         return self.verdict is not None and not self.changes and self.verdict[0] != self.label
 
 
-def choose_scans(folder: Path, scans: datasets.Dataset, source: ScanSource, max_scans: int) -> np.ndarray:
+def choose_scans(folder: Path, scans: datasets.Dataset, max_scans: int) -> np.ndarray:
     """
     Places of labelled scans that the model of a folder has not seen.
 
@@ -111,8 +111,8 @@ def choose_scans(folder: Path, scans: datasets.Dataset, source: ScanSource, max_
     """
     chosen = np.asarray(scans["label"]) >= 0
     path = folder / SPLIT_FILE
-    if path.is_file() and (split := Split.load(path)).dataset == source.dataset:
-        chosen &= ~np.isin(np.asarray(scans["scan_id"]), split.parts["train"])
+    if path.is_file():  # by what dataset it came to them does not matter
+        chosen &= ~np.isin(np.asarray(scans["scan_id"]), Split.load(path).parts["train"])
     if not chosen.any():
         raise ValueError(f"{folder}: has seen every labelled scan of this dataset in training; give others.")
     places = np.flatnonzero(chosen)
@@ -197,7 +197,7 @@ def find_failures(source: ScanSource, arguments: FailureArguments) -> dict[str, 
     names = scans.features["label"].names
     if sorted(names) != sorted(labels):
         raise ValueError(f"{folder}: tells {', '.join(labels)}, and the dataset has {', '.join(names)}.")
-    places = choose_scans(folder, scans, source, arguments.max_scans)
+    places = choose_scans(folder, scans, arguments.max_scans)
     with one_thread():
         streamed = stream(streamer, scans, places, source.max_lines)
     worst = choose_worst(streamed, labels)

@@ -16,6 +16,7 @@ found on. The card says which scans stand behind every number.
 import argparse
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,6 +301,7 @@ def release(
     description["example"] = logits.softmax(-1).tolist()
     recipe = read_recipe(run)
     write_recipe(output, portable_recipe(recipe))
+    shutil.copyfile(run / SPLIT_FILE, output / SPLIT_FILE)  # or nobody could tell which scans it has seen
     if pretraining := recipe_of_start(recipe):
         write_recipe(output, pretraining, PRETRAINING_RECIPE_FILE)
         start = Path(recipe["model_name_or_path"])

@@ -53,6 +53,7 @@ def run(tmp_path, save_tiny) -> Path:
     folder = save_tiny(tmp_path / "run", NAMES)
     (folder / "summary.json").write_text(json.dumps(summary(0)))
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "split": "all"}))
+    Split("all", 0, "hsi100", {"train": ["scan 0.0", "other"]}, {"train": ["session 0.0"]}).save(folder / "split.json")
     return folder
 
 
@@ -86,6 +87,10 @@ def test_the_folder_loads_where_the_project_is_not_known_and_is_calibrated(hub, 
     temperature, biases = calibration["temperatures"][-1], calibration["biases"][-1]
     assert temperature != pytest.approx(1, abs=0.05) and np.abs(biases).max() > 0.05
     np.testing.assert_allclose(json.loads(printed), plain / temperature + torch.tensor(biases), atol=1e-5)
+
+
+def test_it_names_the_scans_that_it_was_trained_on(hub, run):
+    assert (hub / "split.json").read_text() == (run / "split.json").read_text()
 
 
 def test_the_calibration_comes_from_all_folds_and_figures_from_the_other_ones(hub, tmp_path):

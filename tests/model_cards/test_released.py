@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from data_scripts import read_scan
+from data_scripts.splits import Split
 from experiments.card import write_card
 from experiments.release import example_scan
 from modeling_scanline.streaming_scanline import ScanlineStreamer
@@ -106,6 +107,13 @@ class TestReleased:
         release = json.loads((folder / "release.json").read_text())
         np.testing.assert_allclose(json.loads(printed[-2]), release["example"], atol=1e-4)
         assert set(json.loads(printed[-1])) == set(release["label_names"])
+
+    def test_names_the_scans_that_it_was_trained_on(self, folder):
+        """Or whoever scores it, or trains it further, could not tell which scans it has seen."""
+        split, release = Split.load(folder / "split.json"), json.loads((folder / "release.json").read_text())
+        counts = release["run"]["split"]["counts"]
+        assert (split.dataset, split.counts) == (release["run"]["dataset"], counts) and list(split.parts) == ["train"]
+        assert len(set(split.parts["train"])) >= sum(counts["train"].values())
 
     def test_is_small(self, folder):
         largest = next(size for end, size in LARGEST.items() if folder.name.endswith(end))

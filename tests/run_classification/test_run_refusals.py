@@ -68,6 +68,19 @@ def test_scans_prepared_otherwise_than_the_model_was_trained_on_are_refused(fini
     assert "was trained with pixels_per_line=24, got pixels_per_line=32" in says
 
 
+@pytest.mark.parametrize("dataset", ["matlab", "exported"])
+def test_first_weights_that_have_seen_what_is_held_out_are_refused(finished_run, scans, tmp_path, refused, dataset):
+    start = shutil.copytree(finished_run, tmp_path / "start")
+    split = json.loads((start / "split.json").read_text())
+    (start / "split.json").write_text(json.dumps(split | {"dataset": dataset}))
+    parts = split["parts"]
+    other = split | {"parts": {"train": parts["validation"], "validation": parts["train"]}}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    flags = {"model_name_or_path": start, "split_file": tmp_path / "other.json", "do_eval": True}
+    says = refused(arguments(scans, tmp_path / "run", **flags))
+    assert f"was trained on {len(parts['train'])} of the {len(parts['train'])} scans" in says
+
+
 def test_an_unreadable_checkpoint_is_refused(finished_run, scans, tmp_path, refused):
     checkpoint = tmp_path / "run" / "checkpoint-3"
     checkpoint.mkdir(parents=True)

@@ -104,6 +104,15 @@ def test_a_teacher_that_saw_what_is_scored_is_refused(split, share, says, finish
     assert not (tmp_path / "run").exists()
 
 
+def test_a_teacher_that_knows_the_scans_from_another_dataset_is_refused(finished_run, scans, tmp_path, refused):
+    other = shutil.copytree(finished_run, tmp_path / "other")
+    split = json.loads((other / "split.json").read_text())
+    (other / "split.json").write_text(json.dumps(split | {"dataset": "exported"}))
+    flags = {"teachers": [str(other)], "teacher_share": 0.5}
+    assert "did not hold out" in refused(arguments(scans, tmp_path / "run", **flags, split="random"))
+    load(scans, tmp_path / "run", **flags, split_file=finished_run / "split.json")
+
+
 def test_what_is_no_teacher_is_refused(finished_run, scans, tmp_path, refused):
     def say(teacher, **options):
         split = {"split_file": finished_run / "split.json", "teacher_share": 0.5}
