@@ -274,13 +274,17 @@ def choose_scans(
 ) -> tuple[ScanDataset, list[str], np.ndarray | None]:
     """The scans to predict, their names and, where they are those of the validation part, their labels."""
     if data_arguments.predict_dir is not None:
+        flatten = processor.normalization == "flat_line"
         with explained("predict_dir"):
             scan_ids, lines = read_folder(
                 data_arguments.predict_dir,
                 processor.pixels_per_line,
                 processor.max_lines or data_arguments.max_lines,
+                data_arguments.channel,
+                data_arguments.direction,
+                flatten,
             )
-        return ScanDataset(lines, None, processor.normalization), scan_ids, None
+        return ScanDataset(lines, None, "line" if flatten else processor.normalization), scan_ids, None
     if data is None or "validation" not in data.parts:
         raise ConfigurationError("predict_dir: with split=all there is no validation part, give a folder.")
     validation = data.parts["validation"]

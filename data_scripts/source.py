@@ -8,11 +8,9 @@ from typing import Any
 import datasets
 import torch
 
-from modeling_scanline.image_processing_scanline import resample_lines
-
 from .builders import BUILDERS
 from .builders.arrays import ORIENTATIONS
-from .builders.base import readable_files
+from .builders.base import prepare_lines, readable_files
 from .readers import READERS, read_scan
 from .scan import ScanReadError
 from .simulation import SURFACES
@@ -73,23 +71,24 @@ class ScanSource:
         metadata={"help": "simulated: how far tips stay from the thresholds between the states; at least 1."},
     )
 
-    def load(self, streaming: bool = False) -> Any:
+    def load(self, streaming: bool = False, flatten: bool = False) -> Any:
         """
         Loads the scans, preparing them the first time; see [`load_scans`].
 
         Raises:
             ScanReadError: if nothing can be read there.
         """
-        return load_scans(self, streaming)
+        return load_scans(self, streaming, flatten)
 
 
-def load_scans(source: ScanSource, streaming: bool = False) -> Any:
+def load_scans(source: ScanSource, streaming: bool = False, flatten: bool = False) -> Any:
     """
     Loads scans, preparing them the first time.
 
     Args:
         source: where they come from.
         streaming: read them as they are used, and keep nothing.
+        flatten: see [`prepare_lines`]; an exported dataset is as it was exported.
 
     Returns:
         All scans with the columns of `scan_features`: `datasets.Dataset`, or for a stream `datasets.IterableDataset`,
@@ -110,6 +109,7 @@ def load_scans(source: ScanSource, streaming: bool = False) -> Any:
         dataset_name=source.dataset,
         pixels_per_line=source.pixels_per_line,
         max_lines=source.max_lines,
+        flatten=flatten,
         options=options,
     )
     if streaming:
@@ -165,10 +165,23 @@ def _load_exported(source: ScanSource, streaming: bool) -> Any:
 
 
 def read_folder(
-    folder: str | Path, pixels_per_line: int = 128, max_lines: int = 128
+    folder: str | Path,
+    pixels_per_line: int = 128,
+    max_lines: int = 128,
+    channel: str | None = None,
+    direction: str = "forward",
+    flatten: bool = False,
 ) -> tuple[list[str], torch.Tensor]:
     """
     Reads all scans below a folder, without labels; names the files that cannot be read and goes on.
+
+    Args:
+        folder: to look into, and into all below it.
+        pixels_per_line: width to resample to.
+        max_lines: keep the first lines only.
+        channel: of microscope files, see [`read_scan`].
+        direction: likewise.
+        flatten: see [`prepare_lines`].
 
     Returns:
         The paths relative to the folder, and lines `[num_scans, max_lines, pixels_per_line]`, NaN beyond the end.
@@ -181,12 +194,12 @@ def read_folder(
     num_skipped = 0
     for path in readable_files(folder):
         try:
-            heights = torch.from_numpy(read_scan(path).lines)
+            heights = read_scan(path, channel, direction).lines
         except ScanReadError as error:
             logger.warning("Skipped: %s", error)
             num_skipped += 1
             continue
-        resampled = resample_lines(heights.unsqueeze(0), pixels_per_line, max_lines)[0]
+        resampled = prepare_lines(heights[None], pixels_per_line, max_lines, flatten)[0]
         missing = max_lines - len(resampled)
         lines.append(torch.nn.functional.pad(resampled, (0, 0, 0, missing), value=float("nan")))
         names.append(path.relative_to(folder).as_posix())

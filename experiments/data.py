@@ -11,6 +11,7 @@ from configuration import DataArguments
 from data_scripts.labels import class_weights, is_labelled, majority_labels, make_labels
 from data_scripts.near_duplicates import find_near_duplicates, keep_together
 from data_scripts.scan_dataset import ScanDataset, StoredLines
+from data_scripts.source import EXPORTED
 from data_scripts.splits import Split, groups_of, split_labelled
 
 from .run_folder import SPLIT_FILE
@@ -60,7 +61,10 @@ def load_data(
         classes: of the model that is applied or trained further, in its order, which those of the scans are put into
             where they are the same ones.
     """
-    scans = arguments.load()
+    # before they are resampled, as the processor does; what was exported has been resampled
+    flatten = arguments.normalization == "flat_line" and arguments.dataset != EXPORTED
+    normalization = "line" if flatten else arguments.normalization
+    scans = arguments.load(flatten=flatten)
     unused = [f"unused_{number}" for number in range(1, arguments.unused_classes + 1)]
     names = scans.features["label"].names
     order = [names.index(name) for name in classes] if sorted(classes) == sorted(names) else list(range(len(names)))
@@ -96,7 +100,7 @@ def load_data(
         "train": ScanDataset(
             train_lines,
             train_labels,
-            arguments.normalization,
+            normalization,
             arguments.augmentation(),
             seed,
             arguments.segment_lines,
@@ -114,7 +118,7 @@ def load_data(
                 f"{'complete and ' if arguments.eval_complete_scans else ''}labelled ({arguments.eval_labels})."
             )
         indices[name] = part[scored]
-        datasets_by_part[name] = ScanDataset(take(part[scored]), eval_labels[part[scored]], arguments.normalization)
+        datasets_by_part[name] = ScanDataset(take(part[scored]), eval_labels[part[scored]], normalization)
     hard = {name: _hard(train_labels if name == "train" else eval_labels[used]) for name, used in indices.items()}
     counts = {name: np.bincount(labels, minlength=len(label_names)).tolist() for name, labels in hard.items()}
     split = Split.of(

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from modeling_scanline import image_processing_scanline
-from modeling_scanline.image_processing_scanline import resample_lines
+from modeling_scanline.image_processing_scanline import flatten_lines, resample_lines
 
 from .. import labels, readers, scan
 from ..labels import majority_labels
@@ -67,6 +67,24 @@ class LabelledScan:
     change_lines: np.ndarray | None = None
 
 
+def prepare_lines(scans: np.ndarray, pixels_per_line: int, max_lines: int, flatten: bool) -> torch.Tensor:
+    """
+    Lines of a model's width, as [`ScanlineImageProcessor`] makes them before it normalizes them.
+
+    Args:
+        scans: `[num_scans, lines, width]` as they were measured, NaN where nothing was.
+        pixels_per_line: width to resample to.
+        max_lines: keep the first lines only.
+        flatten: take a straight line out of each line first, which `flat_line` asks for: of what is resampled, tilt
+            is no longer quite straight.
+
+    Returns:
+        `[num_scans, lines', pixels_per_line]` in float32.
+    """
+    scans = flatten_lines(scans) if flatten else scans
+    return resample_lines(torch.from_numpy(scans), pixels_per_line, max_lines)
+
+
 @dataclass
 class ScanConfig(datasets.BuilderConfig):
     """
@@ -75,11 +93,13 @@ class ScanConfig(datasets.BuilderConfig):
     Attributes:
         pixels_per_line: width to resample to.
         max_lines: keep the first lines only.
+        flatten: see [`prepare_lines`].
         options: what else the builder names in its `OPTIONS`.
     """
 
     pixels_per_line: int = 128
     max_lines: int = 128
+    flatten: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -162,6 +182,11 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
         if self.skipped:
             logger.warning("%d files could not be read and are not in the dataset.", len(self.skipped))
 
+    def model_lines(self, scans: np.ndarray) -> np.ndarray:
+        """Scans `[num_scans, lines, width]` as they were measured, to `[num_scans, lines', pixels_per_line]`."""
+        config = self.config
+        return prepare_lines(scans, config.pixels_per_line, config.max_lines, config.flatten).numpy()
+
     def _table(self, chunk: list[LabelledScan]) -> pa.Table:
         scores = np.stack([labelled.votes for labelled in chunk]).astype(np.float32)
         sizes: dict[tuple[int, ...], list[int]] = {}
@@ -169,8 +194,7 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
             sizes.setdefault(labelled.scan.lines.shape, []).append(index)
         lines: list[np.ndarray] = [np.empty(0)] * len(chunk)
         for indices in sizes.values():
-            scans = torch.from_numpy(np.stack([chunk[index].scan.lines for index in indices]))
-            resampled = resample_lines(scans, self.config.pixels_per_line, self.config.max_lines).numpy()
+            resampled = self.model_lines(np.stack([chunk[index].scan.lines for index in indices]))
             for index, values in zip(indices, resampled, strict=True):
                 lines[index] = values
         schema = self.info.features.arrow_schema

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-
-from modeling_scanline.image_processing_scanline import resample_lines
 
 from ..labels import unanimous_labels
 from ..readers import read_scan
@@ -110,8 +107,7 @@ class Spliced(SPMToolbox):
             yield None
 
     def _model_lines(self, path: Path) -> np.ndarray:
-        heights = torch.from_numpy(read_scan(path).lines).unsqueeze(0)
-        return resample_lines(heights, self.config.pixels_per_line, self.config.max_lines)[0].numpy()
+        return self.model_lines(read_scan(path).lines[None])[0]
 
 
 def splice_lines(first: np.ndarray, second: np.ndarray, line: int) -> np.ndarray:

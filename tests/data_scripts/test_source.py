@@ -3,10 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from builder_cases import MAX_LINES, WIDTH
 
-from data_scripts import ScanReadError
+from data_scripts import ScanReadError, source
+from data_scripts.scan import Scan
+from data_scripts.scan_dataset import ScanDataset, StoredLines
 from data_scripts.source import ScanSource, read_folder
+from modeling_scanline import ScanlineImageProcessor
 
 
 def test_unknown_dataset():
@@ -33,8 +37,40 @@ class TestReadFolder:
         assert len(names) == len(heights)
         assert f"Skipped: {root / 'broken.npy'}" in caplog.text and "1 files could not be read" in caplog.text
 
+    def test_channel_and_direction_reach_the_reader(self, tmp_path, monkeypatch):
+        asked = []
+
+        def read(path, channel, direction):
+            asked.append((path.name, channel, direction))
+            return Scan(lines=np.zeros((8, WIDTH), np.float32), scan_id="scan")
+
+        monkeypatch.setattr(source, "read_scan", read)
+        (tmp_path / "scan.npy").touch()
+        read_folder(tmp_path, WIDTH, MAX_LINES, "Current", "backward")
+        assert asked == [("scan.npy", "Current", "backward")]
+
     def test_nothing_to_read(self, tmp_path):
         (tmp_path / "broken.png").write_bytes(b"")
         for folder in (tmp_path, tmp_path / "nowhere"):
             with pytest.raises(ScanReadError, match="no scan that can be read"):
                 read_folder(folder)
+
+
+def test_tilt_is_taken_out_before_lines_are_resampled_as_the_processor_does(tmp_path, rng):
+    """Of lines whose width is no multiple of the model's, tilt would leave its staircase."""
+    pixels = np.arange(20, dtype=np.float32)
+    scans = [rng.standard_normal((20, 20)).astype(np.float32) + 300 * pixels for _ in range(2)]
+    for label, heights in zip(("rows", "defect"), scans, strict=True):
+        (tmp_path / label).mkdir()
+        np.save(tmp_path / label / "scan.npy", heights)
+    processor = ScanlineImageProcessor(pixels_per_line=WIDTH, max_lines=MAX_LINES, normalization="flat_line")
+    expected = processor(scans[::-1], return_tensors="pt")["pixel_values"]
+    size = {"pixels_per_line": WIDTH, "max_lines": MAX_LINES}
+    dataset = ScanSource("folder", str(tmp_path), str(tmp_path / "cache"), **size).load(flatten=True)
+    _, of_folder = read_folder(tmp_path, WIDTH, MAX_LINES, flatten=True)
+    for lines in (StoredLines(dataset, MAX_LINES), of_folder):
+        values = ScanDataset(lines, None, "line").__getitems__([0, 1])["pixel_values"]
+        torch.testing.assert_close(values, expected)
+    _, resampled_first = read_folder(tmp_path, WIDTH, MAX_LINES)
+    apart = ScanDataset(resampled_first, None, "flat_line").__getitems__([0, 1])["pixel_values"] - expected
+    assert apart.abs().max() > 0.1

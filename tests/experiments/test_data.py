@@ -11,6 +11,7 @@ from configuration import DataArguments
 from data_scripts.labels import is_labelled, make_labels
 from data_scripts.scan_dataset import StoredLines
 from experiments.data import choose_share, find_parts, load_data
+from modeling_scanline import ScanlineImageProcessor
 
 
 @pytest.fixture
@@ -154,3 +155,16 @@ class TestGoingOnWithASplit:
         assert data.split.parts == first.parts and "none of them is used" in caplog.text
         with pytest.raises(ValueError, match="are not in this dataset"):
             load_data(dataset("abcx"), 0, tmp_path / "split.json")
+
+
+def test_scans_are_scored_as_the_processor_prepares_them(tmp_path):
+    tilt = 500 * np.arange(60, dtype=np.float32)  # a width that is no multiple of the model's
+    images = np.random.default_rng(0).normal(size=(40, 60, 60)).astype(np.float32) + tilt
+    np.savez(tmp_path / "scans.npz", images=images, labels=np.arange(40) % 2)
+    processor = ScanlineImageProcessor(pixels_per_line=32, max_lines=32, normalization="flat_line")
+    sizes = {"pixels_per_line": 32, "max_lines": 32, "cache_dir": str(tmp_path / "cache")}
+    arguments = DataArguments("npz", str(tmp_path / "scans.npz"), **sizes, split="random", normalization="flat_line")
+    data = load_data(arguments, 0, None)
+    held_out = images[np.array(data.scan_ids["validation"], dtype=int)]
+    scored = data.parts["validation"].__getitems__(range(len(held_out)))["pixel_values"]
+    torch.testing.assert_close(scored, processor(list(held_out), return_tensors="pt")["pixel_values"])
