@@ -81,17 +81,18 @@ def flatten_lines(scans: np.ndarray) -> np.ndarray:
 
     NaN, where nothing was measured, stays.
     """
-    measured = np.isfinite(scans)
-    count = np.maximum(np.add.reduce(measured, axis=-1, keepdims=True), 1)
-    pixels = np.arange(scans.shape[-1], dtype=scans.dtype)
-    places = (pixels - np.add.reduce(pixels * measured, axis=-1, keepdims=True) / count) * measured
-    values = np.where(measured, scans, 0)
-    values = (values - np.add.reduce(values, axis=-1, keepdims=True) / count) * measured
-    squares = np.maximum(np.add.reduce(places * places, axis=-1, keepdims=True), 1)
-    slope = np.add.reduce(values * places, axis=-1, keepdims=True) / squares
-    # once more for what rounding leaves
-    slope += np.add.reduce((values - slope * places) * places, axis=-1, keepdims=True) / squares
-    return (scans - slope * places).astype(scans.dtype, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # of the largest numbers there are: such a line becomes NaN
+        measured = np.isfinite(scans)
+        count = np.maximum(np.add.reduce(measured, axis=-1, keepdims=True), 1)
+        pixels = np.arange(scans.shape[-1], dtype=scans.dtype)
+        places = (pixels - np.add.reduce(pixels * measured, axis=-1, keepdims=True) / count) * measured
+        values = np.where(measured, scans, 0)
+        values = (values - np.add.reduce(values, axis=-1, keepdims=True) / count) * measured
+        squares = np.maximum(np.add.reduce(places * places, axis=-1, keepdims=True), 1)
+        slope = np.add.reduce(values * places, axis=-1, keepdims=True) / squares
+        # once more for what rounding leaves
+        slope += np.add.reduce((values - slope * places) * places, axis=-1, keepdims=True) / squares
+        return (scans - slope * places).astype(scans.dtype, copy=False)
 
 
 def normalize_heights(lines: np.ndarray, normalization: str) -> tuple[np.ndarray, np.ndarray]:
@@ -119,6 +120,10 @@ def normalize_heights(lines: np.ndarray, normalization: str) -> tuple[np.ndarray
         tiny, epsilon = np.finfo(values.dtype).tiny, np.finfo(values.dtype).eps
         count = np.maximum(np.add.reduce(measured, axis=over, keepdims=True, dtype=values.dtype), 1)
         largest = np.maximum.reduce(np.abs(values), axis=over, keepdims=True)
+        huge = largest > np.sqrt(np.finfo(values.dtype).max)
+        if huge.any():  # no height is, but a number that stands for none may be: their sums would overflow
+            values /= np.where(huge, largest, 1)
+            largest = np.where(huge, 1, largest)
         for _ in range(2):  # once more for what rounding leaves of a mean far larger than the variation
             values -= np.add.reduce(values, axis=over, keepdims=True) / count
             values *= measured

@@ -313,6 +313,20 @@ def test_a_constant_line_leaves_the_others_alone(processor):
     torch.testing.assert_close(lines[[3, 5]], expected[[3, 5]])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("normalization", ["line", "flat_line"])
+def test_the_largest_number_there_is_spoils_its_own_line_at_the_most(processor, normalization, dtype):
+    """Programs write it where they have no height, and what is NaN once stays in a stream for ever."""
+    scan = heights(10, 128).astype(dtype)
+    expected = processor(scan, return_tensors="pt", normalization=normalization)["pixel_values"][0]
+    scan[4], scan[6] = np.finfo(dtype).max, np.finfo(dtype).max * np.sign(scan[6])
+    batch = processor(scan, return_tensors="pt", normalization=normalization)
+    lines = batch["pixel_values"][0]
+    assert lines.isfinite().all() and not lines[4].any()
+    others = [0, 1, 2, 3, 5, 7, 8, 9]
+    assert torch.equal(lines[others], expected[others]) and batch["attention_mask"][0, others].all()
+
+
 def test_line_normalization_takes_out_jumps_between_lines(processor):
     scan = heights(20, 128)
     jumps = scan + 50 * heights(20, 1)
