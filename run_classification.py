@@ -361,11 +361,14 @@ def run(
     push = take_push(training_arguments)
     folder = Path(training_arguments.output_dir)  # type: ignore[arg-type]
     checkpoint = find_checkpoint(training_arguments) if training_arguments.do_train else None
-    if training_arguments.do_train and checkpoint is None and holds_run(folder):
-        raise ConfigurationError(
-            f"{folder}: holds a run already. Add --resume_from_checkpoint true to go on with it, or choose another "
-            "output_dir."
+    writes_summary = training_arguments.do_train or training_arguments.do_eval
+    if writes_summary and checkpoint is None and holds_run(folder):
+        go_on = (
+            "Add --resume_from_checkpoint true to go on with it, or choose"
+            if training_arguments.do_train
+            else "Choose"
         )
+        raise ConfigurationError(f"{folder}: holds a run already. {go_on} another output_dir.")
 
     # data
     data = None

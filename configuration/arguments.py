@@ -52,7 +52,7 @@ Every option can stand in a recipe (a flat YAML file, see configuration/recipes)
   compare with the library's     ... --model transformers:convnext --config_overrides '{"num_channels": 1}'
   change a hyper-parameter       ... --learning_rate 3e-4 --config_overrides '{"num_hidden_layers": 4}'
   go on after a stop             ... --output_dir runs/20261123_101500 --resume_from_checkpoint true
-  evaluate a run                 python run_classification.py --do_eval --model_name_or_path runs/20261123_101500
+  evaluate a run                 ... --do_eval --model_name_or_path runs/20261123_101500  (and its --dataset options)
   classify files                 ... --do_predict --model_name_or_path runs/20261123_101500 --predict_dir scans/
   publish a run at its end       ... --push_to_hub --hub_model_id OWNER/NAME  (private; or --hub_private_repo no)
   publish a run later            python -m experiments.publish runs/20261123_101500 --repo_id OWNER/NAME
@@ -61,6 +61,17 @@ Every option can stand in a recipe (a flat YAML file, see configuration/recipes)
 
 class ConfigurationError(ValueError):
     """Arguments that make no run. The message says what is wrong, where, and what to do."""
+
+
+def read_overrides(given: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Entries of a model configuration, from a recipe or as JSON; raises [`ConfigurationError`] for what is none."""
+    try:
+        overrides = json.loads(given) if isinstance(given, str) else given or {}
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"--config_overrides: not JSON ({error}).") from error
+    if not isinstance(overrides, dict):
+        raise ConfigurationError(f"config_overrides must map names to values, got {overrides!r}.")
+    return overrides
 
 
 @dataclass
@@ -81,18 +92,14 @@ class ModelArguments:
     )
     config_overrides: dict[str, Any] | str | None = field(
         default=None,
-        metadata={"help": "Entries of the model configuration to change, as JSON: '{\"num_hidden_layers\": 4}'."},
+        metadata={
+            "help": "Entries of the model configuration to change, as JSON: '{\"num_hidden_layers\": 4}'; those of a "
+            "recipe of the same model stay."
+        },
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.config_overrides, str):
-            try:
-                self.config_overrides = json.loads(self.config_overrides)
-            except json.JSONDecodeError as error:
-                raise ConfigurationError(f"--config_overrides: not JSON ({error}).") from error
-        self.config_overrides = self.config_overrides or {}
-        if not isinstance(self.config_overrides, dict):
-            raise ConfigurationError(f"config_overrides must map names to values, got {self.config_overrides!r}.")
+        self.config_overrides = read_overrides(self.config_overrides)
         known = {entry.name for entry in fields(self.config_class())} | set(LOSS_ENTRIES)
         for name in self.config_overrides:
             if name not in known:
@@ -457,6 +464,9 @@ def parse_arguments(
                 f"{action.dest} must be one of {', '.join(map(str, action.choices))}, got {values[action.dest]!r}."
             )
     try:
+        if values["model"] == recipe.get("model", values["model"]):  # a flag changes some entries, and leaves the rest
+            of_recipe, of_flag = (read_overrides(each.get("config_overrides")) for each in (recipe, values))
+            values["config_overrides"] = of_recipe | of_flag
         built = [
             arguments(**{entry.name: values[entry.name] for entry in fields(arguments) if entry.init})
             for arguments in GROUPS

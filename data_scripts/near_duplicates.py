@@ -385,7 +385,7 @@ def keep_together(
     What a split that knows near-duplicates holds together.
 
     Args:
-        method: how it splits: by `"sessions"`, or single scans, `"random"`.
+        method: how it splits: by `"sessions"`, or single scans, `"random"`, or not at all, `"all"`.
         sessions: of the scans, `[num_scans]`.
         scan_ids: of the scans, `[num_scans]`.
         pairs: near-duplicates, `[num_pairs, 2]`.
@@ -394,7 +394,8 @@ def keep_together(
         Groups `[num_scans]`, and the method that splits by them: sessions that share near-duplicates are one group; of
         single scans, each with its near-duplicates is.
     """
-    return merge_groups(scan_ids if method == "random" else sessions, pairs), "sessions"
+    groups = merge_groups(scan_ids if method == "random" else sessions, pairs)
+    return groups, "all" if method == "all" else "sessions"
 
 
 def across_sides(pairs: np.ndarray, parts: dict[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:

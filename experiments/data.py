@@ -245,13 +245,23 @@ def find_class_weights(arguments: DataArguments, labels: np.ndarray, names: list
 
 
 def find_split_file(arguments: DataArguments, model_name_or_path: str | None) -> Path | None:
-    """The split to use again: the one asked for, or that of the run whose model is applied or trained further."""
-    if arguments.split_file is not None:
-        return Path(arguments.split_file)
+    """
+    The split to use again: the one asked for, or that of the run whose model is applied or trained further.
+
+    Raises:
+        ValueError: if it is to be one of several folds as well.
+    """
+    found = None
     path = Path(model_name_or_path or "") / SPLIT_FILE
-    if model_name_or_path is not None and path.is_file() and Split.load(path).dataset == arguments.dataset:
-        return path
-    return None
+    if arguments.split_file is not None:
+        found = Path(arguments.split_file)
+    elif model_name_or_path is not None and path.is_file() and Split.load(path).dataset == arguments.dataset:
+        found = path
+    if found is not None and arguments.num_folds:
+        raise ValueError(
+            f"{found}: this split is used again, so that num_folds and fold could not make another; leave them out."
+        )
+    return found
 
 
 def check_start(start: str | None, split: Split) -> None:

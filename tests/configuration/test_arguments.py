@@ -128,3 +128,12 @@ def test_the_best_epoch_is_the_one_with_the_lowest_loss_or_error(metric, more_is
     assert (
         parse_arguments(["--metric_for_best_model", metric, "--greater_is_better", "no"])[2].greater_is_better is False
     )
+
+
+def test_a_flag_changes_entries_of_a_recipe_and_leaves_the_rest():
+    recipe = read_recipe("causal_small")["config_overrides"]
+    flags = ["--config", "causal_small", "--config_overrides", '{"num_hidden_layers": 3, "hidden_dropout_prob": 0.3}']
+    model, _, _ = parse_arguments(flags)
+    assert model.config_overrides == recipe | {"num_hidden_layers": 3, "hidden_dropout_prob": 0.3} != recipe
+    model, _, _ = parse_arguments([*flags, "--model", "vit"])  # those of another model make no sense here
+    assert model.config_overrides == {"num_hidden_layers": 3, "hidden_dropout_prob": 0.3}

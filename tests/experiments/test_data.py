@@ -41,6 +41,11 @@ def test_dedupe_keeps_copies_on_one_side_of_any_split(method, arguments):
     assert any(torn) and not any(kept)
 
 
+def test_dedupe_holds_nothing_out_of_all(arguments):
+    data = load_data(arguments(dedupe=True, split="all"), 0, None)
+    assert list(data.split.parts) == ["train"] and len(data.scan_ids["train"]) == 40
+
+
 def test_a_share_of_labels_keeps_every_class_and_the_smaller_shares():
     labels = np.array([0] * 50 + [1] * 20 + [2] * 2)
     shares = [choose_share(labels, share, 3) for share in (0.01, 0.1, 0.5, 1.0)]

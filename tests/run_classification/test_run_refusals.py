@@ -14,6 +14,17 @@ from run_classification import main
 def test_a_run_is_never_overwritten(finished_run, scans, capsys):
     assert main(arguments(scans, finished_run)) == 2
     assert "resume_from_checkpoint" in capsys.readouterr().err
+    flags = {"model_name_or_path": finished_run, "do_train": False, "do_eval": True}
+    before = (finished_run / "summary.json").read_text()
+    assert main(arguments(scans, finished_run, **flags)) == 2
+    assert "holds a run already" in capsys.readouterr().err and (finished_run / "summary.json").read_text() == before
+
+
+@pytest.mark.parametrize("given", ["model_name_or_path", "split_file"])
+def test_folds_of_a_split_that_is_used_again_are_refused(finished_run, scans, tmp_path, refused, given):
+    again = {given: finished_run / "split.json" if given == "split_file" else finished_run}
+    says = refused(arguments(scans, tmp_path / "run", **again, split="random", num_folds=3, fold=1))
+    assert "leave them out" in says and "split.json" in says
 
 
 @pytest.mark.parametrize(
