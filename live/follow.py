@@ -65,9 +65,12 @@ class FrameFollower:
 
         new = self._new(frame)
         begun = np.asarray(new.any(axis=1))
+        if not begun.any():
+            if self.told is not None:  # stopped or begun anew before anything measured could be told
+                self.told, self.before = None, frame
+                events.append(Ended())
+            return events
         if self.told is None:
-            if not begun.any():
-                return events
             self.upwards = bool(begun[-1]) if begun[0] != begun[-1] else upwards
             self.told = np.empty((0, frame.shape[1]), frame.dtype)
             events.append(Started())

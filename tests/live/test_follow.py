@@ -84,6 +84,33 @@ def test_a_scan_that_follows_at_once_is_another(cleared, seen_to_its_end):
     assert kinds(events) == [Started, Ended, Started]
 
 
+@pytest.mark.parametrize("filling", ["nan", "zero", "scan before"])
+@pytest.mark.parametrize("upwards", [False, True])
+@pytest.mark.parametrize("running", [False, True])
+def test_a_scan_that_goes_in_its_first_line_has_ended(running, upwards, filling):
+    first, second = heights(0), heights(1)
+    rest = {"nan": np.full_like(first, np.nan), "zero": np.zeros_like(first), "scan before": heights(2)}[filling]
+    follower = FrameFollower()
+    follower.look(rest, False, upwards)
+    assert follower.look(partial(first, rest, 3, upwards), True, upwards) == [Started()]
+    assert follower.look(rest, running, upwards) == [Ended()]
+    assert follower.look(rest, running, upwards) == []
+    # the next may go the other way
+    events = follower.look(partial(second, rest, 3 * WIDTH, not upwards), True, not upwards)
+    assert kinds(events) == [Started]
+    np.testing.assert_array_equal(told(events), second[:3])
+
+
+def test_a_scan_that_goes_below_an_unmeasured_line_has_ended():
+    frame = np.full((NUM_LINES, WIDTH), np.nan, np.float32)
+    follower = FrameFollower()
+    follower.look(frame, False, False)
+    half = frame.copy()
+    half[1, :3] = 1
+    assert len(told(follower.look(half, True, False))) == 1
+    assert follower.look(frame, True, False) == [Ended()]
+
+
 def test_a_frame_of_another_size_is_another_scan():
     follower = FrameFollower()
     frame = partial(heights(0), np.full((NUM_LINES, WIDTH), np.nan, np.float32), 3 * WIDTH, False)
