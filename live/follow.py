@@ -28,7 +28,9 @@ class FrameFollower:
 
     What controllers have in the places that they have not come to differs: NaN, zero, or what was there in the scan
     before. All count as not measured. A line is complete when its last pixel has been measured, or the line after it
-    has begun, or the scan has stopped. A scan is another one when a line that was told is no longer there.
+    has begun, or the scan has stopped. A scan is another one when a line that was told is no longer there. The
+    last lines of the one before are told as long as they stand in the frame, but not of scans that go up and down in
+    turns without a stop: there nobody can tell them from the first lines of the next.
     """
 
     def __init__(self) -> None:
@@ -56,6 +58,7 @@ class FrameFollower:
         elif self.told is not None and not np.array_equal(
             self._in_order(frame)[: len(self.told)], self.told, equal_nan=True
         ):
+            events += self._rest(frame)
             self.before = self.last.copy()
             # lines that came after the last look, before the new scan
             self._in_order(self.before)[len(self.told) :] = self._in_order(frame)[len(self.told) :]
@@ -85,6 +88,16 @@ class FrameFollower:
             self.told, self.before = None, frame
             events.append(Ended())
         return events
+
+    def _rest(self, frame: np.ndarray) -> list[NewLines]:
+        """Lines of a scan that came after the last look, where the next one has begun but has not come to them yet."""
+        assert self.told is not None
+        new, in_order, number = self._in_order(self._new(frame)), self._in_order(frame), len(self.told)
+        begun_anew = not np.array_equal(in_order[0], self.told[0], equal_nan=True)
+        came = number + np.flatnonzero(new[number:].any(axis=1))
+        if not begun_anew or not np.array_equal(in_order[number - 1], self.told[-1], equal_nan=True) or not len(came):
+            return []
+        return [NewLines(np.where(new, in_order, np.nan).astype(np.float32)[number : came[-1] + 1])]
 
     def _new(self, frame: np.ndarray) -> np.ndarray:
         measured: np.ndarray = np.isfinite(frame) & (frame != 0)

@@ -79,7 +79,7 @@ def test_a_scan_that_follows_at_once_is_another(cleared, seen_to_its_end):
         events += follower.look(first, True, False)
     rest = nothing if cleared else first
     events += follower.look(partial(second, rest, 3 * WIDTH, False), True, False)
-    seen = first if seen_to_its_end else first[:9]
+    seen = first[:9] if cleared and not seen_to_its_end else first  # what is left of it stands in the frame
     np.testing.assert_array_equal(told(events), np.concatenate([seen, second[:3]]))
     assert kinds(events) == [Started, Ended, Started]
 
@@ -109,6 +109,29 @@ def test_a_scan_that_goes_below_an_unmeasured_line_has_ended():
     half[1, :3] = 1
     assert len(told(follower.look(half, True, False))) == 1
     assert follower.look(frame, True, False) == [Ended()]
+
+
+@pytest.mark.parametrize("upwards", [False, True])
+@pytest.mark.parametrize("begun", [1, 2 * WIDTH, 8 * WIDTH - 1, 8 * WIDTH])
+def test_last_lines_that_came_before_the_next_scan_are_told_as_far_as_they_went(begun, upwards):
+    before, first, second = heights(0), heights(1), heights(2)
+    follower = FrameFollower()
+    follower.look(before, False, upwards)
+    events = follower.look(partial(first, before, 9 * WIDTH + 2, upwards), True, upwards)
+    stopped = partial(first, before, 10 * WIDTH + 3, upwards)  # and at once begun anew
+    events += follower.look(partial(second, stopped, begun, upwards), True, upwards)
+    last = [*first[10, :3], np.nan, np.nan]
+    np.testing.assert_array_equal(told(events), [*first[:10], last, *second[: begun // WIDTH]])
+    assert kinds(events) == [Started, Ended, Started]
+
+
+def test_nothing_more_is_told_of_a_scan_when_the_next_has_come_further():
+    first, second = heights(0), heights(1)
+    follower = FrameFollower()
+    follower.look(np.zeros_like(first), False, False)
+    follower.look(partial(first, np.zeros_like(first), 3 * WIDTH, False), True, False)
+    events = follower.look(partial(second, first, 5 * WIDTH, False), True, False)
+    assert kinds(events) == [Ended, Started] and isinstance(events[0], Ended)
 
 
 def test_a_frame_of_another_size_is_another_scan():
