@@ -79,7 +79,7 @@ def read_createc(path: Path, channel: str | None, direction: str) -> Frame:
     if complete == 0:
         raise ScanReadError(f"{path}: ends before the first line of the frame. Is the file complete?")
     heights = pad_lines(np.frombuffer(data, "<f4", complete * width).reshape(complete, width), num_lines)
-    heights = blank_unwritten(heights)
+    heights = blank_unwritten(heights, backwards=fast == "backward")
 
     name, _ = NAMES[index % num_channels]
     angstroms = number("dacto[a]z") if name == "Z" else None

@@ -94,11 +94,26 @@ def pad_lines(heights: np.ndarray, num_lines: int) -> np.ndarray:
     return padded
 
 
-def blank_unwritten(heights: np.ndarray) -> np.ndarray:
-    """The same with NaN in the last lines that are exactly zero: programs allocate a frame before they fill it."""
-    written = np.flatnonzero((heights != 0).any(axis=1))
-    if len(written):
-        heights[written[-1] + 1 :] = np.nan
+def blank_unwritten(heights: np.ndarray, backwards: bool | None = False) -> np.ndarray:
+    """
+    The same with NaN in place of the zeros after what was written last: programs allocate a frame before they fill it.
+
+    Args:
+        heights: `[num_lines, width]`, lines in the order of acquisition.
+        backwards: whether a line was filled from its last pixel to its first; `None` where nobody knows.
+    """
+    written = np.isfinite(heights) & (heights != 0)
+    lines = np.flatnonzero(written.any(axis=1))
+    if not len(lines):
+        heights[:] = np.nan
+        return heights
+    last = lines[-1]
+    pixels = np.flatnonzero(written[last])
+    heights[last + 1 :] = np.nan
+    if backwards is not True:
+        heights[last, pixels[-1] + 1 :] = np.nan
+    if backwards is not False:
+        heights[last, : pixels[0]] = np.nan
     return heights
 
 

@@ -98,7 +98,9 @@ def read_sm4(path: Path, channel: str | None, direction: str) -> Frame:
         raise ScanReadError(f"{path}: holds no {fast} frame of its channel {on_one_line(label)}.")
     x_scale, y_scale, z_scale, z_offset = page.scales
     num_lines, width = page.size
-    heights = blank_unwritten(read_frame(path, page.offset, "<i4", num_lines, width)) * z_scale + z_offset
+    heights = read_frame(path, page.offset, "<i4", num_lines, width)
+    # the sign of x_scale is often the same forth and back, so that it does not tell how a line was filled
+    heights = blank_unwritten(heights, backwards=None) * z_scale + z_offset
     if page.completed_lines is not None and 0 < page.completed_lines < num_lines:
         heights[page.completed_lines :] = float("nan")
     return Frame(

@@ -207,7 +207,9 @@ def test_the_command(folder, model, lines, replayed):
     assert records(folder / "scan.npy") == replayed
 
 
-def test_a_real_file_that_grows(folder, model, clock):
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_real_file_that_grows(folder, model, clock, filled):
+    """By what is appended to it, or by what takes the place of zeros."""
     path = INSTRUMENTS / "nanonis_si111_7x7.sxm"
     if not path.is_file():
         pytest.skip("no real microscope files at hand")
@@ -227,7 +229,8 @@ def test_a_real_file_that_grows(folder, model, clock):
     counts = []
     for share in (0.05, 0.2, 0.3, 0.3001, 0.6, 1.0):
         clock.now += 1
-        (folder / path.name).write_bytes(content[: int(share * len(content))])
+        written = content[: int(share * len(content))]
+        (folder / path.name).write_bytes(written + bytes(len(content) - len(written)) if filled else written)
         watcher.look()
         counts.append(len(seen))
         if seen:

@@ -77,6 +77,21 @@ class TestFrames:
             lines = read_scan(path, direction=fast).lines
             assert lines.shape == (12, 17) and np.isfinite(lines[:7]).all() and np.isnan(lines[7:]).all()
 
+    @pytest.mark.parametrize("fast", ["forward", "backward"])
+    def test_half_a_line_before_zeros(self, fast, compressed, frames, put):
+        """A backward line is mirrored already: it fills from its last pixel on."""
+        for frame in frames:
+            line = frame[6] if fast == "forward" else frame[6, ::-1]
+            line[0], line[9:], frame[7:] = 0, 0, 0
+        lines = read_scan(put("scan.dat", createc(frames, compressed=compressed)), direction=fast).lines
+        measured = np.isfinite(lines)
+        assert measured[:6].all() and not measured[7:].any()
+        assert (measured[6] if fast == "forward" else measured[6, ::-1]).tolist() == [True] * 9 + [False] * 8
+
+    def test_nothing_measured(self, compressed, frames, put, refusal):
+        path = put("scan.dat", createc([np.zeros_like(frames[0])], channels=1, compressed=compressed))
+        assert refusal(path) == "no pixel of this frame was measured."
+
     @pytest.mark.parametrize(("lines", "extra"), [(1, 0), (1, 67), (5, 1), (11, 67)])
     def test_growing(self, lines, extra, compressed, frames, put, refusal):
         path = put("scan.dat", createc(frames, compressed=compressed, stop=4 + 68 * lines + extra))
@@ -135,7 +150,7 @@ class TestBroken:
         """Of what unpacks to far more, only what is wanted is unpacked."""
         fields = {"Num.X / Num.X": 4, "Num.Y / Num.Y": 4}
         header = createc([np.ones((4, 4))], channels=1, fields=fields)
-        path = put("scan.dat", header[: header.index(b"DATAx") + 4] + zlib.compress(bytes(2**27)))
+        path = put("scan.dat", header[: header.index(b"DATAx") + 4] + zlib.compress(b"\x3f" * 2**27))
         tracemalloc.start()
         assert read_scan(path).lines.shape == (4, 4)
         _, peak = tracemalloc.get_traced_memory()

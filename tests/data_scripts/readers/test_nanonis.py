@@ -115,13 +115,31 @@ class TestUnfinished:
         np.testing.assert_array_equal(lines[:7], heights[:7])
         assert np.isnan(lines[7:]).all()
 
+    @pytest.mark.parametrize("fast", ["forward", "backward"])
+    def test_half_a_line_before_zeros(self, fast, heights, put):
+        line = heights[6] if fast == "forward" else heights[6, ::-1]  # as the tip went
+        line[0] = 0
+        expected = heights.copy()
+        (expected[6] if fast == "forward" else expected[6, ::-1])[9:], expected[7:] = np.nan, np.nan
+        line[9:], heights[7:] = 0, 0
+        path = put("scan.sxm", sxm({"Z": {"forward": heights, "backward": heights}}))
+        np.testing.assert_array_equal(read_scan(path, direction=fast).lines, expected)
+
+    @pytest.mark.parametrize("missing", [1, 68, 68 * 3])
+    def test_zeros_before_the_end_of_a_file_that_is_cut(self, missing, heights, put):
+        heights[7:] = 0
+        lines = read_scan(put("scan.sxm", sxm({"Z": {"forward": heights}})[:-missing])).lines
+        np.testing.assert_array_equal(lines[:7], heights[:7])
+        assert np.isnan(lines[7:]).all()
+
     def test_zeros_between_are_heights(self, heights, put):
         heights[3], heights[5, 4] = 0, np.nan
         scan = read_scan(put("scan.sxm", sxm({"Z": {"forward": heights}})))
         np.testing.assert_array_equal(scan.lines, heights)
 
-    def test_nothing_measured(self, heights, put, refusal):
-        path = put("scan.sxm", sxm({"Z": {"forward": np.full_like(heights, np.nan)}}))
+    @pytest.mark.parametrize("unwritten", [np.nan, 0.0])
+    def test_nothing_measured(self, unwritten, heights, put, refusal):
+        path = put("scan.sxm", sxm({"Z": {"forward": np.full_like(heights, unwritten)}}))
         assert "no pixel of this frame was measured" in refusal(path)
 
 

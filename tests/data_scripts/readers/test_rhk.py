@@ -105,6 +105,18 @@ class TestUnfinished:
         np.testing.assert_allclose(lines[:4], 1e-12 * raw[:4] + 1e-9, rtol=1e-6)
         assert np.isnan(lines[4:]).all()
 
+    @pytest.mark.parametrize("unwritten", [slice(2, None), slice(None, 3)])
+    @pytest.mark.parametrize("x_scale", [2e-10, -2e-10])
+    def test_half_a_line_before_zeros(self, x_scale, unwritten, raw, put):
+        raw[3, unwritten], raw[4:] = 0, 0
+        path = put("scan.sm4", sm4(Sm4Page(raw, scales=(x_scale, 1e-10, 1e-12), offset=1e-9)))
+        measured = np.isfinite(read_scan(path).lines)
+        np.testing.assert_array_equal(measured, (raw if x_scale > 0 else raw[:, ::-1]) != 0)
+
+    def test_nothing_measured(self, raw, put, refusal):
+        path = put("scan.sm4", sm4(Sm4Page(np.zeros_like(raw), offset=1e-9)))
+        assert refusal(path) == "no pixel of this frame was measured."
+
     @pytest.mark.parametrize(("missing", "complete"), [(1, 6), (19, 6), (20, 6), (21, 5), (139, 0)])
     def test_growing(self, missing, complete, raw, put, refusal):
         path = put("scan.sm4", sm4(Sm4Page(raw))[:-missing])
