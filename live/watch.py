@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_scripts import ScanReadError, read_scan
-from data_scripts.readers import is_scan_file
+from data_scripts.readers import files_of, is_scan_file
 
 from .recorder import Recorder, say
 
@@ -22,7 +22,9 @@ class WatchedFile:
         stamp: size and time of its last change.
         since: when it was first seen with this stamp.
         lines: that have been taken.
-        done: whether it has been read to its end, with this stamp.
+        done: whether it has been read to its end, with this stamp, or could not be.
+        unread: stamps of all files that it was to be read from, if it could not be.
+        said: why not, and with which stamp.
     """
 
     stamp: tuple[int, int]
@@ -30,6 +32,17 @@ class WatchedFile:
     lines: list[np.ndarray] = field(default_factory=list)
     started: bool = False
     done: bool = False
+    unread: list[tuple[int, int] | None] | None = None
+    said: tuple[tuple[int, int], str] | None = None
+
+
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """Size and time of the last change of a file; `None` if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def complete_lines(lines: np.ndarray) -> int:
@@ -52,9 +65,9 @@ class FolderWatcher:
     Follows the scans that appear or grow in a folder.
 
     It looks again and again, as file systems of other machines tell of no change, and may be away for a while. A file
-    counts as complete when it has not changed for `settle` seconds: what then cannot be read is reported, and what was
-    not measured stays so. Several files grow in turns at the most; a scan that another one interrupts is gone through
-    again from its start.
+    counts as complete when it has not changed for `settle` seconds: what then cannot be read is reported, and tried
+    again when it or a file that belongs to it changes; what was not measured stays so. Several files grow in turns at
+    the most; a scan that another one interrupts is gone through again from its start.
 
     Args:
         folder: to look into, and into all below it.
@@ -96,12 +109,9 @@ class FolderWatcher:
         stamps = {}
         for path in self.folder.rglob("*"):
             if is_scan_file(path):
-                try:
-                    status = path.stat()
-                except OSError:  # gone meanwhile
-                    continue
-                if path.is_file():
-                    stamps[path] = (status.st_size, status.st_mtime_ns)
+                stamp = stamp_of(path)
+                if stamp is not None and path.is_file():  # it may be gone meanwhile
+                    stamps[path] = stamp
         return dict(sorted(stamps.items(), key=lambda item: (item[1][1], item[0])))
 
     def look(self) -> None:
@@ -121,18 +131,22 @@ class FolderWatcher:
         for path, stamp in stamps.items():
             file = self.files.setdefault(path, WatchedFile(stamp, now))
             changed = file.stamp != stamp
-            if changed:
-                file.stamp, file.since, file.done = stamp, now, False
+            # what could not be read may need a file beside it, which was late
+            if changed or (file.unread is not None and file.unread != [stamp_of(part) for part in files_of(path)]):
+                file.stamp, file.since, file.done, file.unread = stamp, now, False, None
             if not file.done:
                 self._follow(path, file, settled=now - file.since >= self.settle)
 
     def _follow(self, path: Path, file: WatchedFile, settled: bool) -> None:
+        stamps = [stamp_of(part) for part in files_of(path)]  # first: they may change while it is read
         try:
             lines = self.read(path)
         except (ScanReadError, OSError) as error:  # half written, locked by whoever writes it, or gone
             if settled:
-                say(str(error))
-                file.done = True
+                reason = (file.stamp, str(error))
+                if reason != file.said:
+                    say(str(error))
+                file.done, file.unread, file.said = True, stamps, reason
             return
         taken = len(file.lines)
         if taken > len(lines) or not all(

@@ -189,6 +189,39 @@ def test_a_file_that_is_locked_is_tried_again(folder, recorder, clock, lines):
         assert len(recorder.records) == expected
 
 
+def test_a_scan_that_its_result_file_lists_late_is_read_then_and_not_again(folder, recorder, clock, lines, capsys):
+    scan, result = folder / "session--1_1.Z_mtrx", folder / "session_0001.mtrx"
+    reads = []
+
+    def read(path):
+        reads.append(path)
+        if path.name not in result.read_text():
+            raise ScanReadError(f"{path}: its result file does not list it.")
+        return lines
+
+    def look(number):
+        for _ in range(number):
+            clock.now += 3
+            watcher.look()
+
+    watcher = FolderWatcher(folder, recorder, settle=5, read=read)
+    scan.write_bytes(b"numbers")
+    for listed in ("", "session--0_1.Z_mtrx"):
+        result.write_text(listed)
+        look(4)
+        assert watcher.num_done == 0
+    assert capsys.readouterr().out.count("does not list it") == 1  # with every scan the result file changes
+    result.write_text(scan.name)
+    look(1)
+    assert len(recorder.records) == 40 and watcher.num_done == 0
+    look(3)
+    assert watcher.num_done == 1
+    number = len(reads)
+    result.write_text(f"{scan.name} session--1_2.Z_mtrx")
+    look(4)
+    assert watcher.num_done == 1 and len(reads) == number
+
+
 @pytest.mark.parametrize(
     ("measured", "expected"),
     [([], 0), ([(0, 5)], 1), ([(0, 5), (1, 3)], 1), ([(1, 5)], 2), ([(0, 5), (2, 1)], 2), ([(0, 3)], 0)],
