@@ -17,6 +17,10 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from data_scripts import ScanReadError, read_scan
 from data_scripts.readers import DRAWN
@@ -33,8 +37,15 @@ NANONIS_PORT = 6501
 
 
 def new_streamer(arguments: argparse.Namespace) -> ScanlineStreamer:
-    """The streamer that the command line asks for."""
-    return ScanlineStreamer.from_pretrained(arguments.model, alpha=arguments.alpha)
+    """The streamer that the command line asks for; raises `ValueError` also where the model's files are broken."""
+    try:
+        return ScanlineStreamer.from_pretrained(arguments.model, alpha=arguments.alpha)
+    except (RuntimeError, StrictDataclassError, SafetensorError) as error:  # of anything else a traceback says more
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+        reason = shorten(str(cause), 200, placeholder="...") or type(cause).__name__
+        raise ValueError(
+            f"{arguments.model}: its weights or its configuration are broken ({reason}). Get the whole of it again."
+        ) from error
 
 
 def run_replay(arguments: argparse.Namespace) -> int:

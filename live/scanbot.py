@@ -29,8 +29,9 @@ class Classifier:
         reshape_states: states for which Scanbot shall reshape the tip.
 
     Raises:
-        ValueError: for a state that the model does not know.
+        ValueError: for a state or an `alpha` that the model does not know, or a model that cannot stream.
         OSError: if there is no such model.
+        RuntimeError, StrictDataclassError, SafetensorError: if its weights or its configuration are broken.
     """
 
     def __init__(self, model: str | Path, alpha: float | None = None, reshape_states: Collection[str] = ()):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from live.recorder import table_of
+from live.recorder import Recorder, table_of
 from live.records import to_record
 from modeling_scanline.streaming_scanline import LineResult, ScanlineStreamer
 from run_streaming import main
@@ -98,6 +99,32 @@ def test_what_cannot_work_is_one_sentence(model, scan, options, reason, capsys):
     assert main(["replay", str(scan), "--model", str(model), *options]) == 2
     error = capsys.readouterr().err
     assert reason in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "reason"),
+    [
+        ("model.safetensors", lambda _: b"version https://git-lfs.github.com/spec/v1\n", "header too large"),
+        ("model.safetensors", lambda content: content[: len(content) // 2], "not fully covered"),
+        ("config.json", lambda content: content.replace(b'"hidden_size": 16', b'"hidden_size": "x"'), "expected int"),
+        ("config.json", lambda content: content.replace(b'"hidden_size": 16', b'"hidden_size": 32'), "mismatched"),
+    ],
+)
+def test_a_broken_model_is_one_sentence(model, scan, tmp_path, file, change, reason, capsys):
+    broken = shutil.copytree(model, tmp_path / "broken")
+    (broken / file).write_bytes(change((broken / file).read_bytes()))
+    assert main(["replay", str(scan), "--model", str(broken)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"run_streaming.py: error: {broken}: ") and reason in error
+
+
+def test_what_fails_after_a_model_was_loaded_shows_where(model, scan, monkeypatch):
+    def fail(self, lines):
+        raise RuntimeError("of another kind")
+
+    monkeypatch.setattr(Recorder, "add", fail)
+    with pytest.raises(RuntimeError, match="of another kind"):
+        main(["replay", str(scan), "--model", str(model)])
 
 
 def test_threads_are_left_as_they_were(model, scan):
