@@ -1,5 +1,6 @@
 """Tip states over HTTP, for programs in any language: post lines, get records."""
 
+import contextlib
 import json
 import re
 import socket
@@ -15,7 +16,7 @@ import numpy as np
 
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 
-from .recorder import Recorder
+from .recorder import Recorder, say
 from .records import RECORDS_SUFFIX
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -28,7 +29,7 @@ class Limits:
 
     Attributes:
         scans: that are open at once.
-        idle_s: seconds without a line after which a scan is closed.
+        idle_s: seconds without a line after which a scan is closed, by whatever is asked for next.
         width: pixels of a line.
         lines: in one request, and records that are kept of a scan.
         body: bytes of a request.
@@ -74,8 +75,8 @@ class ScanSessions:
         if name is not None and not NAME.fullmatch(name):
             raise ValueError("name must be letters, digits, dots, dashes and underscores, at most 100 of them.")
         scan = uuid.uuid4().hex
+        self._close_idle()
         with self.lock:
-            self._close_idle()
             if len(self.sessions) >= self.limits.scans:
                 raise OverflowError(f"{len(self.sessions)} scans are open, which is all there may be: end one.")
             if name is not None and any(each.recorder.name == name for each in self.sessions.values()):
@@ -88,12 +89,19 @@ class ScanSessions:
         return scan
 
     def _close_idle(self) -> None:
-        now = time.monotonic()
-        for scan, session in list(self.sessions.items()):
-            if now - session.used > self.limits.idle_s:
-                del self.sessions[scan]
-                with session.lock:
+        """Ends scans that have had no line for long. Nobody waits for those whose lines are being worked on."""
+        now, idle = time.monotonic(), []
+        with self.lock:
+            for scan, session in list(self.sessions.items()):
+                if now - session.used > self.limits.idle_s and not session.lock.locked():
+                    idle.append(self.sessions.pop(scan))
+        for session in idle:
+            with session.lock:
+                name = session.recorder.name
+                try:
                     session.recorder.finish()
+                except OSError as error:  # of no concern to the one who asks for something else
+                    say(f"{name}: {error}")
 
     def _session(self, scan: str) -> _Session:
         try:
@@ -109,21 +117,26 @@ class ScanSessions:
             KeyError: if there is no such scan.
             ValueError: for anything else than lines, or for too many.
         """
+        self._close_idle()
         session = self._session(scan)
         heights = to_heights(lines, self.limits)
         with session.lock:
             self._session(scan)  # it may have ended while lines before these were worked on
-            session.used = time.monotonic()
-            if len(session.recorder.records) + len(heights) > self.limits.lines:
-                raise ValueError(f"a scan may have {self.limits.lines} lines: end this one, and begin another.")
-            return session.recorder.add(heights)
+            try:
+                if len(session.recorder.records) + len(heights) > self.limits.lines:
+                    raise ValueError(f"a scan may have {self.limits.lines} lines: end this one, and begin another.")
+                return session.recorder.add(heights)
+            finally:
+                session.used = time.monotonic()  # the time that they took is not one without lines
 
     def records(self, scan: str) -> list[dict[str, Any]]:
         """All records of a scan; raises `KeyError` if there is none."""
+        self._close_idle()
         return list(self._session(scan).recorder.records)
 
     def end(self, scan: str) -> dict[str, Any]:
         """Ends a scan; what was said last. Raises `KeyError` if there is none."""
+        self._close_idle()
         with self.lock:
             session = self._session(scan)
             del self.sessions[scan]
@@ -135,7 +148,8 @@ class ScanSessions:
     def end_all(self) -> None:
         """Ends all scans."""
         for scan in list(self.sessions):
-            self.end(scan)
+            with contextlib.suppress(KeyError):  # closed meanwhile
+                self.end(scan)
 
 
 def to_heights(lines: Any, limits: Limits) -> np.ndarray:

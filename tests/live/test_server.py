@@ -84,6 +84,72 @@ def test_a_scan_without_a_line_for_long_is_closed(client, sessions, monkeypatch)
 
 
 @pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client, old, new: client.post(f"/scans/{new}/lines", json={"lines": [[1.0]]}),
+        lambda client, old, new: client.get(f"/scans/{new}/records"),
+        lambda client, old, new: client.delete(f"/scans/{new}"),
+        lambda client, old, new: client.post(f"/scans/{old}/lines", json={"lines": [[1.0]]}),
+        lambda client, old, new: client.get(f"/scans/{old}/records"),
+        lambda client, old, new: client.delete(f"/scans/{old}"),
+    ],
+)
+def test_whatever_is_asked_for_closes_scans_without_a_line_for_long(client, sessions, lines, monkeypatch, ask):
+    old, new = begin(client, name="old"), begin(client)
+    now = time.monotonic()
+    for scan, later in ((old, 0), (new, 900)):
+        monkeypatch.setattr("live.server.time.monotonic", lambda later=later: now + later)
+        client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines)})
+    monkeypatch.setattr("live.server.time.monotonic", lambda: now + 1200)
+    ask(client, old, new)
+    assert old not in sessions.sessions
+    assert (sessions.folder / "old.tip.png").is_file()
+
+
+def test_reading_records_does_not_keep_a_scan_open(client, monkeypatch):
+    scan, now = begin(client), time.monotonic()
+    for later, status in ((900, 200), (1200, 404)):
+        monkeypatch.setattr("live.server.time.monotonic", lambda later=later: now + later)
+        assert client.get(f"/scans/{scan}/records").status_code == status
+
+
+def test_a_scan_is_not_closed_for_the_time_that_its_lines_took(sessions, lines, monkeypatch):
+    scan, clock = sessions.open(None), [time.monotonic()]
+    monkeypatch.setattr("live.server.time.monotonic", lambda: clock[0])
+    recorder = sessions.sessions[scan].recorder
+    add = recorder.add
+
+    def slow(heights):
+        clock[0] += 2000
+        return add(heights)
+
+    monkeypatch.setattr(recorder, "add", slow)
+    for _ in range(2):
+        assert len(sessions.add(scan, as_json(lines[:3]))) == 3
+
+
+def test_a_picture_that_cannot_be_written_fails_no_other_scan(sessions, lines, monkeypatch, capsys):
+    old = sessions.open("old")
+    sessions.add(old, as_json(lines[:3]))
+    later = time.monotonic() + 2000
+    monkeypatch.setattr("live.server.time.monotonic", lambda: later)
+    (sessions.folder / "old.tip.png").mkdir()
+    new = sessions.open("new")
+    assert list(sessions.sessions) == [new]
+    assert "old.tip.png" in capsys.readouterr().out
+
+
+def test_the_end_closes_scans_without_a_line_for_long_too(sessions, lines, monkeypatch):
+    for name in ("one", "two"):
+        sessions.add(sessions.open(name), as_json(lines[:3]))
+    later = time.monotonic() + 2000
+    monkeypatch.setattr("live.server.time.monotonic", lambda: later)
+    sessions.end_all()
+    assert sessions.sessions == {}
+    assert all((sessions.folder / f"{name}.tip.png").is_file() for name in ("one", "two"))
+
+
+@pytest.mark.parametrize(
     ("body", "status", "reason"),
     [
         (b"{", 400, "no JSON"),
@@ -166,17 +232,17 @@ def test_lines_that_wait_while_their_scan_ends_are_refused(client, lines, monkey
     assert client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines)}).status_code == 404
 
 
-def test_a_scan_is_not_closed_while_lines_are_worked_on(sessions, lines, monkeypatch):
+def test_a_scan_is_not_closed_while_lines_are_worked_on_and_nobody_waits_for_it(sessions, lines, monkeypatch):
     scan = sessions.open(None)
     later = time.monotonic() + 2000
     monkeypatch.setattr("live.server.time.monotonic", lambda: later)
     with sessions.sessions[scan].lock:
-        opening = threading.Thread(target=sessions.open, args=(None,))
-        recorder = sessions.sessions[scan].recorder
+        recorder, other = sessions.sessions[scan].recorder, []
+        opening = threading.Thread(target=lambda: other.append(sessions.open(None)))
         opening.start()
-        opening.join(0.5)
+        opening.join(20)
         assert len(recorder.add(lines)) == 40
-    opening.join(20)
+    assert sessions.records(other[0]) == []
     assert recorder.name is None
 
 
