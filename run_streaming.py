@@ -60,20 +60,23 @@ def run_replay(arguments: argparse.Namespace) -> int:
                 )
     recorder = Recorder(new_streamer(arguments))
     unread = 0
-    for path in arguments.files:
-        if path.name.endswith(DRAWN):  # *.png finds those of an earlier run, too
-            continue
-        try:
-            scan = read_scan(path, channel=arguments.channel, direction=arguments.direction)
-        except ScanReadError as error:
-            say(str(error))
-            unread += 1
-            continue
-        recorder.start(path.name, arguments.output_dir or path.parent)
-        for line in scan.lines:
-            time.sleep(arguments.seconds_per_line)
-            recorder.add([line])
-        recorder.finish()
+    try:
+        for path in arguments.files:
+            if path.name.endswith(DRAWN):  # *.png finds those of an earlier run, too
+                continue
+            try:
+                scan = read_scan(path, channel=arguments.channel, direction=arguments.direction)
+            except ScanReadError as error:
+                say(str(error))
+                unread += 1
+                continue
+            recorder.start(path.name, arguments.output_dir or path.parent)
+            for line in scan.lines:
+                time.sleep(arguments.seconds_per_line)
+                recorder.add([line])
+            recorder.finish()
+    finally:
+        recorder.close()
     if unread:
         say(f"{unread} of {len(arguments.files)} files could not be read.")
     return 2 if unread else 0

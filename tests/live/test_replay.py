@@ -127,6 +127,22 @@ def test_what_fails_after_a_model_was_loaded_shows_where(model, scan, monkeypatc
         main(["replay", str(scan), "--model", str(model)])
 
 
+def test_a_terminal_gets_its_cursor_back(model, scan, monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr("live.recorder.console", terminal)
+    waits = iter(range(5))
+
+    def interrupt(seconds):
+        if next(waits, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("run_streaming.time.sleep", interrupt)
+    assert main(["replay", str(scan), "--model", str(model)]) == 130
+    printed = terminal.file.getvalue()
+    assert printed.count("\x1b[?25l") == printed.count("\x1b[?25h") == 1
+    assert len(read(scan)) == 5
+
+
 def test_threads_are_left_as_they_were(model, scan):
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
