@@ -71,6 +71,7 @@ class ScanSessions:
         Raises:
             ValueError: for a name that is none, or that a scan has or had.
             OverflowError: if as many scans are open as may be.
+            OSError: if the folder cannot be written to.
         """
         if name is not None and not NAME.fullmatch(name):
             raise ValueError("name must be letters, digits, dots, dashes and underscores, at most 100 of them.")
@@ -116,6 +117,7 @@ class ScanSessions:
         Raises:
             KeyError: if there is no such scan.
             ValueError: for anything else than lines, or for too many.
+            OSError: if their records cannot be written.
         """
         self._close_idle()
         session = self._session(scan)
@@ -135,7 +137,7 @@ class ScanSessions:
         return list(self._session(scan).recorder.records)
 
     def end(self, scan: str) -> dict[str, Any]:
-        """Ends a scan; what was said last. Raises `KeyError` if there is none."""
+        """Ends a scan; what was said last. Raises `KeyError` if there is none, `OSError` without room for it."""
         self._close_idle()
         with self.lock:
             session = self._session(scan)
@@ -196,7 +198,7 @@ def make_app(sessions: ScanSessions, about: dict[str, Any]) -> Any:
     app = FastAPI(title="Scanline", description="The state of the tip, line by line. It advises, and moves nothing.")
     # or a web page could reach it through a name of its own
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    statuses = {KeyError: 404, OverflowError: 429, ValueError: 422}
+    statuses = {KeyError: 404, OverflowError: 429, ValueError: 422, OSError: 507}
 
     async def body_of(request: Request) -> dict[str, Any]:
         # a browser names the page that asks; what else asks, names none
@@ -219,7 +221,9 @@ def make_app(sessions: ScanSessions, about: dict[str, Any]) -> Any:
         try:
             return await run_in_threadpool(function, *arguments)
         except tuple(statuses) as error:
-            raise HTTPException(statuses[type(error)], str(error.args[0])) from None
+            status = next(status for kind, status in statuses.items() if isinstance(error, kind))
+            # a KeyError's text is in quotes
+            raise HTTPException(status, str(error.args[0] if isinstance(error, KeyError) else error)) from None
 
     @app.get("/")
     def describe() -> dict[str, Any]:

@@ -204,6 +204,35 @@ def test_records_that_there_are_stay(client, sessions, lines):
     assert (sessions.folder / "same.tip.jsonl").read_text() == before and before.count("\n") == 3
 
 
+def test_a_folder_that_cannot_be_written_to_is_told(client, sessions, tmp_path):
+    sessions.folder = tmp_path / "file"
+    sessions.folder.touch()
+    answer = client.post("/scans")
+    assert answer.status_code == 507 and f"File exists: '{sessions.folder}'" in answer.json()["detail"]
+    assert client.get("/").json()["open_scans"] == 0
+
+
+def test_a_full_disk_is_told(client, sessions, lines, monkeypatch):
+    scan = begin(client)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sessions.sessions[scan].recorder, "add", fail)
+    answer = client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines)})
+    assert answer.status_code == 507 and answer.json()["detail"] == "[Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize(("kind", "status"), [(PermissionError, 507), (UnicodeError, 422), (KeyError, 404)])
+def test_errors_of_every_kind_below_those_that_are_told_are_told(client, sessions, kind, status, monkeypatch):
+    def fail(*_):
+        raise kind("it is so")
+
+    monkeypatch.setattr(sessions, "open", fail)
+    answer = client.post("/scans")
+    assert answer.status_code == status and answer.json()["detail"] == "it is so"
+
+
 def test_no_such_scan(client):
     for ask in (lambda: client.delete("/scans/none"), lambda: client.get("/scans/none/records")):
         assert ask().status_code == 404
