@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +167,12 @@ def to_heights(lines: Any, limits: Limits) -> np.ndarray:
             f"a request may have {limits.lines} lines of {limits.width} pixels, got {len(lines)} of {max(widths)}."
         )
     try:
+        # texts and truth values, too, would become numbers
+        if not set(map(type, chain.from_iterable(lines))) <= {float, int, type(None)}:
+            raise TypeError
         with np.errstate(over="ignore"):
             heights = np.array(lines, dtype=np.float64).astype(np.float32)
-        if heights.ndim != 2:
-            raise TypeError
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, OverflowError):
         raise ValueError("a line may hold numbers, and null where nothing was measured; nothing else.") from None
     heights[np.isinf(heights)] = np.nan
     return heights
