@@ -117,7 +117,7 @@ class ScanSessions:
 
         Raises:
             KeyError: if there is no such scan.
-            ValueError: for anything else than lines, or for too many.
+            ValueError: for anything else than lines, another width than before, or too many of them.
             OSError: if their records cannot be written.
         """
         self._close_idle()
@@ -128,6 +128,12 @@ class ScanSessions:
             try:
                 if len(session.recorder.records) + len(heights) > self.limits.lines:
                     raise ValueError(f"a scan may have {self.limits.lines} lines: end this one, and begin another.")
+                width = session.recorder.streamer.resampler.width
+                if width not in (None, heights.shape[1]):
+                    raise ValueError(
+                        f"a scan has lines of one width, this one lines of {width} pixels, got {heights.shape[1]}: "
+                        "begin another scan for them."
+                    )
                 return session.recorder.add(heights)
             finally:
                 session.used = time.monotonic()  # the time that they took is not one without lines

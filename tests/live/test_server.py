@@ -184,7 +184,9 @@ def test_another_width_and_too_many_lines_are_refused(client, lines):
     scan = begin(client)
     client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines)})
     answer = client.post(f"/scans/{scan}/lines", json={"lines": [[1.0] * 20]})
-    assert answer.status_code == 422 and "lines of 48 pixels" in answer.json()["detail"]
+    assert answer.status_code == 422 and answer.json()["detail"] == (
+        "a scan has lines of one width, this one lines of 48 pixels, got 20: begin another scan for them."
+    )
     answer = client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines[:11])})
     assert answer.status_code == 422 and "may have 50 lines" in answer.json()["detail"]
 
