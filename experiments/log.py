@@ -98,7 +98,7 @@ def configuration(experiment: Experiment, others: Sequence[str]) -> list[str]:
     if dig(summary, "labels", "scored"):
         data.append(f"scored on {summary['labels']['scored']} labels")
     lines.append(f"- Data: {'; '.join(data)}")
-    for title, name in (("Seed", "seed"), ("Fold", "fold")):
+    for title, name in (("Seed", "seed"), *([("Fold", "fold")] if known.get("num_folds") else [])):
         values = sorted({run.options[name] for run in experiment.runs if run.options.get(name) is not None})
         if values:
             lines.append(f"- {title}{'s' if len(values) > 1 else ''}: {', '.join(map(plain, values))}")

@@ -1,10 +1,14 @@
 """Run folders as they are found on a disk: finished, still going on, broken."""
 
+import ast
+import contextlib
+import functools
 import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,31 @@ def dig(value: Any, *keys: str) -> Any:
     return value
 
 
+def _declared(package: str, file: str, name: str) -> dict[str, dict[str | None, ast.expr]]:
+    """The fields of a dataclass and what each is declared with, from its source: to import it takes seconds."""
+    spec = find_spec(package)
+    assert spec is not None and spec.submodule_search_locations
+    tree = ast.parse((Path(spec.submodule_search_locations[0]) / file).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return {
+        node.target.id: {keyword.arg: keyword.value for keyword in node.value.keywords}
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call)
+    }
+
+
+@functools.cache
+def library_defaults() -> dict[str, Any]:
+    """Defaults of the options that the library declares and this project does not: a recipe leaves those out."""
+    own = _declared("configuration", "arguments.py", "ScanlineTrainingArguments")
+    library = _declared("transformers", "training_args.py", "TrainingArguments")
+    defaults = {}
+    for name in (name for name in library if name not in own):
+        with contextlib.suppress(KeyError, ValueError):  # one that the library works out is not known
+            defaults[name] = ast.literal_eval(library[name]["default"])
+    return defaults
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """
@@ -47,7 +76,8 @@ class RunRecord:
         problem: one sentence, unless it is complete.
         history: its epochs; empty for a run that only scored a model.
         summary: how it ended, empty if it has not.
-        recipe: its options, without those of the machine; empty where it was not kept.
+        recipe: its options, also those at the library's default, without those of the machine; empty where it was not
+            kept.
         config: that of its model, empty where it was not kept.
         notes: free text from `notes.md`.
     """
@@ -89,6 +119,9 @@ class RunRecord:
             of_planned = f" of {planned:g}" if isinstance(planned, (int, float)) else ""
             last = history.epochs[-1] if len(history) else 0
             problems.append(f"{last:g}{of_planned} epochs, no {SUMMARY_FILE}: still going on, or stopped.")
+        if recipe:
+            seed = {"seed": summary["seed"]} if "seed" in summary else {}
+            recipe = {**library_defaults(), **seed, **recipe}
         kept = {name: value for name, value in recipe.items() if name not in OF_THE_MACHINE}
         if kept.get(START):
             kept[START] = Path(str(kept[START])).name
@@ -205,7 +238,11 @@ def varying(runs: Sequence[RunRecord], free: Iterable[str] = ()) -> list[str]:
     names = set().union(*(run.options for run in known)) - set(free) - OF_SCORING
 
     def values(name: str) -> set[str]:
-        return {json.dumps(value) for run in known if (value := run.setting(name)) is not None}
+        return {
+            json.dumps(value)
+            for run in known
+            if (value := run.setting(name)) is not None or name in library_defaults()
+        }
 
     return sorted(name for name in names if len(values(name)) > 1)
 

@@ -1,21 +1,23 @@
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
+from transformers import TrainingArguments
 
 from benchmarks.analyze import fabricate_earlier, fabricate_run, fabricated_verdict
+from configuration import ScanlineTrainingArguments
 from experiments.analysis import reported
 from experiments.analysis.comparison import compare, group_runs, judge, rankings
-from experiments.analysis.record import RunRecord, find_runs
+from experiments.analysis.record import RunRecord, find_runs, library_defaults, varying
 from experiments.intervals import balanced_accuracy, session_weights
 from experiments.log import main, write_log
 from experiments.probabilities import Probabilities
-from experiments.run_folder import read_metrics
+from experiments.run_folder import read_metrics, read_recipe, write_recipe
 from experiments.sweep import Sweep
 
 
@@ -31,6 +33,12 @@ def runs(tmp_path) -> Path:
 
 def log_of(folder: Path) -> str:
     return write_log(find_runs([folder]))
+
+
+def leave_out(folder: Path, *names: str) -> Path:
+    """Takes options out of the recipe of a run, as a run does with those that have the library's default."""
+    write_recipe(folder, {name: value for name, value in read_recipe(folder).items() if name not in names})
+    return folder
 
 
 def verdicts_of(folder: Path) -> dict:
@@ -242,6 +250,27 @@ class TestLog:
         fabricate_run(tmp_path / "new", epochs=1, dedupe=False, weight_decay=0.3)
         assert "dedupe" not in log_of(tmp_path)
 
+    def test_a_seed_that_a_recipe_leaves_to_the_library_is_named(self, tmp_path):
+        for seed in (42, 43, 44):
+            fabricate_run(tmp_path / f"plain_seed{seed}", epochs=1, seed=seed, fold=0, num_folds=0)
+        leave_out(tmp_path / "plain_seed42", "seed")
+        text = log_of(tmp_path)
+        assert "- Seeds: 42, 43, 44\n" in text and "- Fold" not in text and "| plain_seed42 | 42 |" in text
+
+    def test_a_fold_is_named_where_there_are_folds(self, tmp_path):
+        fabricate_run(tmp_path / "part", epochs=1, fold=0, num_folds=5)
+        assert "- Fold: 0\n" in log_of(tmp_path)
+
+    def test_an_option_at_the_librarys_default_is_compared_too(self, tmp_path):
+        for name, decay, steps in (("none", 0.0, 1), ("some", 0.1, 2)):
+            folder = fabricate_run(tmp_path / name, epochs=1, weight_decay=decay, gradient_accumulation_steps=steps)
+            if decay == 0:
+                leave_out(folder, "weight_decay", "gradient_accumulation_steps")
+        text = log_of(tmp_path)
+        assert "| run | weight decay | gradient accumulation steps | epochs |" in text
+        assert "| none | 0 | 1 |" in text and "| some | 0.1 | 2 |" in text
+        assert "- Weight decay: 0\n" in text and "- Other: gradient_accumulation_steps 2\n" in text
+
     def test_without_runs_is_bad_input(self, tmp_path, capsys):
         assert main([str(tmp_path), "--output", str(tmp_path / "x.md")]) == 2
         assert "holds no run" in capsys.readouterr().err and not (tmp_path / "x.md").exists()
@@ -257,6 +286,35 @@ def test_runs_of_one_recipe_are_one_experiment_whatever_the_machine(tmp_path):
     fabricate_run(tmp_path / "a_seed2", epochs=1, seed=2, data_dir="there", use_cpu=False)
     assert [experiment.name for experiment in group_runs(find_runs([tmp_path]))] == ["a"]
     assert RunRecord.load(tmp_path / "a_seed1").recipe.keys().isdisjoint({"data_dir", "output_dir", "use_cpu"})
+
+
+def test_a_default_of_the_library_is_the_same_said_or_not(tmp_path):
+    for name in ("said_seed1", "left_seed2"):
+        fabricate_run(tmp_path / name, epochs=1, seed=int(name[-1]), weight_decay=0.0, bf16=False)
+    leave_out(tmp_path / "left_seed2", "weight_decay", "bf16")
+    runs = find_runs([tmp_path])
+    assert len(group_runs(runs)) == 1 and varying(runs) == ["seed"]
+    fabricate_run(tmp_path / "noisy_seed1", epochs=1, seed=1, weight_decay=0.0, neftune_noise_alpha=5.0)
+    runs = find_runs([tmp_path])
+    assert len(group_runs(runs)) == 2 and varying(runs) == ["neftune_noise_alpha", "seed"]
+
+
+def test_the_seed_is_that_of_the_summary_or_else_the_librarys(tmp_path):
+    folder = leave_out(fabricate_run(tmp_path / "run", epochs=1, seed=7), "seed")
+    assert RunRecord.load(folder).options["seed"] == 7
+    (folder / "summary.json").unlink()
+    assert RunRecord.load(folder).options["seed"] == 42
+    assert not RunRecord.load(fabricate_earlier(tmp_path / "old", epochs=1)).recipe
+
+
+def test_the_defaults_are_those_that_a_recipe_leaves_out():
+    own = vars(ScanlineTrainingArguments)["__annotations__"]
+    expected = {
+        entry.name: entry.default
+        for entry in fields(TrainingArguments)
+        if entry.init and entry.name not in own and entry.default is not MISSING
+    }
+    assert library_defaults() == expected and expected["seed"] == 42
 
 
 class TestBesideTheEarlierLog:
