@@ -186,6 +186,24 @@ def carry_out(runs: Sequence[Run], jobs: int, retry: bool) -> list[str]:
     return failures + execute_all([run for run in runs if run not in failed], jobs, console)
 
 
+def check_search(sweep: Sweep, arguments: argparse.Namespace) -> None:
+    """Raises `ConfigurationError` for what a search would not heed."""
+    if arguments.list:
+        raise ConfigurationError(f"--list: what {sweep.name} runs is proposed when its turn comes.")
+    if arguments.index is not None:
+        raise ConfigurationError(
+            "--index: a search has no numbered runs; leave it out, and submit a search to SLURM without --array "
+            "(SLURM_ARRAY_TASK_ID)."
+        )
+    if arguments.jobs != 1:
+        raise ConfigurationError(f"--jobs: a search runs one trial after the other, got {arguments.jobs}.")
+    if arguments.retry:
+        raise ConfigurationError("--retry: a search tries no trial again, it proposes others; raise --trials.")
+    seeds = arguments.seeds or sweep.seeds
+    if len(seeds) > 1:
+        raise ConfigurationError(f"--seeds: a search runs all trials with one seed, got {', '.join(map(str, seeds))}.")
+
+
 def search(sweep: Sweep, arguments: argparse.Namespace) -> list[str]:
     """
     Lets Optuna propose runs until there are `trials` of them; the study is kept in `work_dir/study.db`.
@@ -198,13 +216,11 @@ def search(sweep: Sweep, arguments: argparse.Namespace) -> list[str]:
         raise ConfigurationError("Optuna is missing; in Scanline's folder: pip install -e '.[search]'.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
-    sampler = optuna.samplers.TPESampler(seed=sweep.seeds[0])
     study = optuna.create_study(
         storage=f"sqlite:///{arguments.work_dir / 'study.db'}",
         study_name=sweep.name,
         load_if_exists=True,
         direction="maximize",
-        sampler=sampler,
     )
     (common,) = sweep.configurations.values()
     failures: list[str] = []
@@ -216,6 +232,9 @@ def search(sweep: Sweep, arguments: argparse.Namespace) -> list[str]:
         if waiting:
             number, values = (waiting[0].number, waiting.pop(0).params)
         else:
+            # seeded for each trial: one that was stopped goes on with the proposals of one that was not
+            seed_of_trial = sweep.seeds[0] + len(study.get_trials(deepcopy=False))
+            study.sampler = optuna.samplers.TPESampler(seed=seed_of_trial)
             asked = study.ask()
             number, values = asked.number, {name: _suggest(asked, name, of) for name, of in sweep.search.items()}
         options = merged(common, _nested(values))
@@ -284,8 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sweep = Sweep.read(arguments.sweep)
         arguments.work_dir = arguments.work_dir or Path("runs") / "sweeps" / sweep.name
         if sweep.search:
-            if arguments.list:
-                raise ConfigurationError(f"--list: what {sweep.name} runs is proposed when its turn comes.")
+            check_search(sweep, arguments)
             failures = search(sweep, arguments)
         else:
             runs = sweep.runs(arguments.work_dir, arguments.seeds, arguments.extra)

@@ -204,6 +204,33 @@ class TestSearch:
         best = min(rates, key=lambda rate: abs(rate - 0.3))
         assert f"best: trial {rates.index(best)}," in capsys.readouterr().out
 
+    def test_proposes_the_same_whether_it_was_stopped_or_not(self, tmp_path):
+        pytest.importorskip("optuna")
+        path = write(tmp_path, search={"learning_rate": {"low": 0.0, "high": 1.0}, "rotation": {"choices": [0, 90]}})
+        for name, stops in (("stopped", ("1", "2", "3")), ("whole", ("3",))):
+            for trials in stops:
+                assert main([path, "--work_dir", str(tmp_path / name), "--trials", trials]) == 0
+        asked = [
+            [path.read_text() for path in sorted((tmp_path / name).glob("trial_*.arguments.json"))]
+            for name in ("stopped", "whole")
+        ]
+        assert asked[0] == asked[1] and len(set(asked[0])) == 3
+
+    @pytest.mark.parametrize("option", [["--jobs", "2"], ["--retry"], ["--index", "0"], ["--seeds", "42", "43"]])
+    def test_what_a_search_has_no_use_for_is_refused(self, option, tmp_path, capsys):
+        path = write(tmp_path, search={"learning_rate": {"low": 0.0, "high": 1.0}})
+        assert main([path, "--trials", "1", "--work_dir", str(tmp_path / "runs"), *option]) == 2
+        assert f"{option[0]}: a search" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+    def test_in_an_array_or_with_several_seeds_in_its_file_it_is_refused_too(self, tmp_path, monkeypatch, capsys):
+        search = {"learning_rate": {"low": 0.0, "high": 1.0}}
+        command = ["--trials", "1", "--work_dir", str(tmp_path / "runs")]
+        assert main([write(tmp_path, search=search, seeds=[42, 43]), *command]) == 2
+        assert "--seeds: a search" in capsys.readouterr().err
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+        assert main([write(tmp_path, search=search), *command]) == 2
+        assert "SLURM_ARRAY_TASK_ID" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
     def test_what_cannot_be_searched_is_refused(self, tmp_path, capsys):
         pytest.importorskip("optuna")
         command = [write(tmp_path, search={"learning_rate": {"low": 1}}), "--work_dir", str(tmp_path / "runs")]
