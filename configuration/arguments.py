@@ -368,6 +368,16 @@ class ScanlineTrainingArguments(TrainingArguments):
                 "average_epochs ends a run with the mean of its last weights, not with its best epoch: it lies in "
                 f"[0, num_train_epochs] and needs --no_load_best_model_at_end, got {self.average_epochs}."
             )
+        if self.label_smoothing_factor:
+            raise ConfigurationError(
+                "label_smoothing_factor would replace the project's loss, which weighs classes and scores every line: "
+                f"""give --config_overrides '{{"label_smoothing": {self.label_smoothing_factor}}}'."""
+            )
+        if self.lr_scheduler_kwargs:
+            raise ConfigurationError(
+                "lr_scheduler_kwargs is not heeded: a schedule is set by warmup_epochs, warmup_start_lr, "
+                "plateau_factor and plateau_patience."
+            )
         if any(count < 1 for count in self.eval_line_counts):
             raise ConfigurationError(f"eval_line_counts must be at least 1, got {self.eval_line_counts}.")
         if self.greater_is_better is None:

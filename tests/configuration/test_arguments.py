@@ -65,6 +65,8 @@ def test_the_recipe_of_a_resumed_run_repeats_it_from_its_start(tmp_path):
         ("class_weights: heavy", "class_weights"),
         ("eval_line_counts: [0, 5]", "eval_line_counts must be at least 1"),
         ("early_stopping_patience: 3\neval_strategy: 'no'\nload_best_model_at_end: false", "eval_strategy"),
+        ("label_smoothing_factor: 0.1", """--config_overrides '{"label_smoothing": 0.1}'"""),
+        ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs is not heeded"),
     ],
 )
 def test_a_recipe_that_makes_no_run_is_refused(text, says, tmp_path):
