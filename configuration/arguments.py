@@ -325,7 +325,7 @@ class ScanlineTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={
             "help": "Ends with the mean of the weights of so many last epochs, steadier than the last ones; not with "
-            "load_best_model_at_end. 0: with the last weights."
+            "load_best_model_at_end or early_stopping_patience. 0: with the last weights."
         },
     )
     eval_line_counts: list[int] = field(
@@ -362,11 +362,14 @@ class ScanlineTrainingArguments(TrainingArguments):
                 "OWNER/NAME. For a folder that there is already: python -m experiments.publish."
             )
         if self.average_epochs and (
-            self.load_best_model_at_end or not 0 < self.average_epochs <= self.num_train_epochs
+            self.load_best_model_at_end
+            or self.early_stopping_patience
+            or not 0 < self.average_epochs <= self.num_train_epochs
         ):
             raise ConfigurationError(
                 "average_epochs ends a run with the mean of its last weights, not with its best epoch: it lies in "
-                f"[0, num_train_epochs] and needs --no_load_best_model_at_end, got {self.average_epochs}."
+                "[0, num_train_epochs] and needs --no_load_best_model_at_end, without early_stopping_patience, got "
+                f"{self.average_epochs}."
             )
         if self.label_smoothing_factor:
             raise ConfigurationError(

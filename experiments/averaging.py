@@ -19,19 +19,22 @@ AVERAGE_FILE = "averaged_weights.safetensors"
 
 class WeightAverage(TrainerCallback):
     """
-    Keeps the mean of the weights after each step of the last epochs, and leaves it in the model when training ends.
+    Keeps the mean of the weights after each of the last steps, and leaves it in the model when training ends.
 
     Args:
         model: that is trained.
-        epochs: at the end of training, a part of one as well.
+
+    Attributes:
+        num_steps: at the end of training; to be set before it begins.
     """
 
-    def __init__(self, model: torch.nn.Module, epochs: float):
-        self.epochs = epochs
+    num_steps: int
+
+    def __init__(self, model: torch.nn.Module):
         self.averaged = AveragedModel(model)
 
     def on_step_end(self, args, state: TrainerState, control: TrainerControl, model=None, **kwargs) -> None:
-        if state.max_steps - state.global_step < round(self.epochs * state.max_steps / args.num_train_epochs):
+        if state.max_steps - state.global_step < self.num_steps:
             self.averaged.update_parameters(model)
 
     def on_save(self, args, state: TrainerState, control: TrainerControl, **kwargs) -> None:

@@ -1,10 +1,12 @@
 """The Hugging Face Trainer, with this project's schedules, its training metrics, and its log."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import EarlyStoppingCallback, ExportableState, PrinterCallback, ProgressCallback
@@ -108,6 +110,7 @@ class ScanlineTrainer(Trainer):
 
     args: ScanlineTrainingArguments
     lr_scheduler: Any
+    steps_in_epoch: int
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -117,7 +120,7 @@ class ScanlineTrainer(Trainer):
         self.average = None
         if self.args.average_epochs:
             assert isinstance(self.model, torch.nn.Module)
-            self.average = WeightAverage(self.model, self.args.average_epochs)
+            self.average = WeightAverage(self.model)
             self.add_callback(self.average)
         if self.args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
@@ -130,6 +133,14 @@ class ScanlineTrainer(Trainer):
     def record(self) -> TrainingRecord:
         """The counts of the present epoch."""
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TrainingRecord))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The training scans; on the way, how many steps an epoch of them takes, whatever `max_steps` says."""
+        loader = super().get_train_dataloader()
+        self.steps_in_epoch = math.ceil(len(loader) / self.args.gradient_accumulation_steps)
+        if self.average is not None:
+            self.average.num_steps = round(self.args.average_epochs * self.steps_in_epoch)
+        return loader
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that `optim` names: [`Muon`], or one of the library's."""
@@ -162,7 +173,7 @@ class ScanlineTrainer(Trainer):
         if self.args.warmup_steps:
             num_warmup_steps = self.args.get_warmup_steps(num_training_steps)
         else:
-            num_warmup_steps = round(self.args.warmup_epochs * num_training_steps / self.args.num_train_epochs)
+            num_warmup_steps = round(self.args.warmup_epochs * self.steps_in_epoch)
         num_warmup_steps = min(num_warmup_steps, num_training_steps)
         start = min(1.0, self.args.warmup_start_lr / self.args.learning_rate) if self.args.learning_rate else 1.0
         shape = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)

@@ -39,6 +39,13 @@ def test_the_weights_are_the_mean_of_those_after_each_of_the_last_steps(run):
     assert any(np.abs(weights(run)[name] - last[-1][name]).max() > 1e-4 for name in last[-1])
 
 
+def test_an_epoch_is_one_of_the_data_where_a_number_of_steps_is_asked_for(run, scans, tmp_path):
+    num_steps = len(checkpoints(run))
+    assert main(arguments(scans, tmp_path / "run", **{**COMMON, "num_train_epochs": 1, "max_steps": num_steps})) == 0
+    for name, values in weights(tmp_path / "run").items():
+        np.testing.assert_allclose(values, weights(run)[name], atol=1e-6)
+
+
 @pytest.mark.parametrize("steps_left", [1, 5])
 def test_a_run_that_was_stopped_ends_with_the_same_mean(run, scans, tmp_path, steps_left):
     stopped = shutil.copytree(run, tmp_path / "run")
@@ -51,6 +58,13 @@ def test_a_run_that_was_stopped_ends_with_the_same_mean(run, scans, tmp_path, st
         np.testing.assert_allclose(values, weights(run)[name], atol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"load_best_model_at_end": True, "eval_strategy": "steps"}, {"average_epochs": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"load_best_model_at_end": True, "eval_strategy": "steps"},
+        {"average_epochs": 3},
+        {"early_stopping_patience": 2, "eval_strategy": "epoch"},
+    ],
+)
 def test_what_has_no_mean_of_its_last_weights_is_refused(change, scans, tmp_path, refused):
     assert "average_epochs ends a run with the mean" in refused(arguments(scans, tmp_path, **{**COMMON, **change}))
