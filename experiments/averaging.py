@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from configuration import ConfigurationError
 
 AVERAGE_FILE = "averaged_weights.safetensors"
 
@@ -33,20 +34,32 @@ class WeightAverage(TrainerCallback):
     def __init__(self, model: torch.nn.Module):
         self.averaged = AveragedModel(model)
 
+    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        wanted = max(0, state.global_step - max(0, state.max_steps - self.num_steps))
+        found = int(self.averaged.n_averaged)
+        if state.global_step and found != wanted:
+            raise ConfigurationError(
+                f"average_epochs: at step {state.global_step} the mean of {wanted} steps' weights is wanted, and the "
+                f"checkpoint has one of {found}. Go on from an earlier checkpoint, with the recipe that the run was "
+                "started with, or begin anew."
+            )
+
     def on_step_end(self, args, state: TrainerState, control: TrainerControl, model=None, **kwargs) -> None:
         if state.max_steps - state.global_step < self.num_steps:
             self.averaged.update_parameters(model)
-
-    def on_save(self, args, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        if state.is_world_process_zero and self.averaged.n_averaged > 0:
-            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            weights = {name: value.contiguous() for name, value in self.averaged.state_dict().items()}
-            save_file(weights, folder / AVERAGE_FILE)
 
     def on_train_end(self, args, state: TrainerState, control: TrainerControl, model=None, **kwargs) -> None:
         if self.averaged.n_averaged > 0:
             assert model is not None
             model.load_state_dict(self.averaged.module.state_dict())
+
+    def save(self, checkpoint: Path) -> None:
+        """Leaves the mean in a checkpoint, in one step; nothing before there is one."""
+        if self.averaged.n_averaged > 0:
+            weights = {name: value.contiguous() for name, value in self.averaged.state_dict().items()}
+            beside = checkpoint / f"{AVERAGE_FILE}.partial"
+            save_file(weights, beside)
+            beside.replace(checkpoint / AVERAGE_FILE)
 
     def load(self, checkpoint: Path) -> None:
         """Goes on from the mean that a checkpoint has, if it has one."""

@@ -206,6 +206,12 @@ class ScanlineTrainer(Trainer):
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        # not in on_save, which comes after the state that stands for a whole checkpoint
+        if self.average is not None and self.args.should_save:
+            self.average.save(Path(output_dir))
+
     def _load_best_model(self) -> None:
         if self._reads_weights_itself:
             self._load_from_checkpoint(str(self.state.best_model_checkpoint))

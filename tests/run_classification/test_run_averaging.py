@@ -7,6 +7,7 @@ import pytest
 from run_cases import arguments
 from safetensors.numpy import load_file
 
+from experiments.averaging import AVERAGE_FILE
 from run_classification import main
 
 COMMON = {
@@ -56,6 +57,28 @@ def test_a_run_that_was_stopped_ends_with_the_same_mean(run, scans, tmp_path, st
     assert main(arguments(scans, stopped, resume_from_checkpoint=True, **COMMON)) == 0
     for name, values in weights(stopped).items():
         np.testing.assert_allclose(values, weights(run)[name], atol=1e-6)
+
+
+def test_a_checkpoint_is_not_whole_before_its_mean_is(run, scans, tmp_path, monkeypatch):
+    def write_half(weights, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("experiments.averaging.save_file", write_half)
+        main(arguments(scans, tmp_path / "run", **COMMON))
+    last = checkpoints(tmp_path / "run")[-1]
+    assert not (last / "trainer_state.json").exists() and not (last / AVERAGE_FILE).exists()
+    assert main(arguments(scans, tmp_path / "run", resume_from_checkpoint=True, **COMMON)) == 0
+    for name, values in weights(tmp_path / "run").items():
+        np.testing.assert_allclose(values, weights(run)[name], atol=1e-6)
+
+
+def test_a_mean_that_a_checkpoint_lacks_is_not_begun_anew(run, scans, tmp_path, refused):
+    stopped = shutil.copytree(run, tmp_path / "run")
+    (checkpoints(stopped)[-1] / AVERAGE_FILE).unlink()
+    says = refused(arguments(scans, stopped, resume_from_checkpoint=True, **COMMON))
+    assert "the mean of 2 steps' weights is wanted, and the checkpoint has one of 0" in says
 
 
 @pytest.mark.parametrize(
