@@ -221,7 +221,10 @@ class ScanlineTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Times how long training waits for data."""
         start = time.perf_counter()
-        samples = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # workers that outlive an epoch are started once, and once more after a stop: the random number that a data
+        # loader draws for it would change the course of the run
+        with torch.random.fork_rng(devices=[], enabled=self.args.dataloader_persistent_workers):
+            samples = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.record.waited += time.perf_counter() - start
         return samples
 

@@ -307,6 +307,22 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(scans, tmp_path):
         assert after["validation"] == pytest.approx(before["validation"], abs=1e-6)
 
 
+@pytest.mark.parametrize("steps_lost", [8, 10], ids=["within an epoch", "between two"])
+def test_a_stopped_run_with_workers_that_outlive_an_epoch_goes_on_as_if_it_had_not_been(scans, tmp_path, steps_lost):
+    common = {
+        "num_train_epochs": 3, "logging_strategy": "steps", "logging_steps": 1, "save_strategy": "steps",
+        "save_steps": 1, "save_total_limit": 100, "load_best_model_at_end": False, "do_train": True,
+        "dataloader_num_workers": 2, "dataloader_persistent_workers": True,
+    }  # fmt: skip
+    assert main(arguments(scans, tmp_path / "run", **common)) == 0
+    whole = losses(tmp_path / "run")
+    assert len(whole) == 15
+    for step in sorted(whole)[-steps_lost:]:
+        shutil.rmtree(tmp_path / "run" / f"checkpoint-{step}")
+    assert main(arguments(scans, tmp_path / "run", resume_from_checkpoint=True, **common)) == 0
+    assert losses(tmp_path / "run") == pytest.approx(whole, abs=1e-6)
+
+
 def test_fewer_scans_may_be_trained_on_than_validated_on(scans, tmp_path):
     few = {"train_fraction": 0.05, "num_train_epochs": 1}
     assert main(arguments(scans, tmp_path / "run", **few)) == 0
