@@ -9,9 +9,26 @@ if [[ -z "${SCANLINE_IMAGE:-}" && -f .venv/bin/activate ]]; then
     source .venv/bin/activate
 fi
 
+# where run_classification.py will write, from the arguments of the job
+output_dir='' runs_dir=runs previous=''
+for argument in "$@"; do
+    case "$previous" in
+        --output[_-]dir) output_dir=$argument ;;
+        --runs[_-]dir) runs_dir=$argument ;;
+    esac
+    case "$argument" in
+        --output[_-]dir=*) output_dir=${argument#*=} ;;
+        --runs[_-]dir=*) runs_dir=${argument#*=} ;;
+    esac
+    previous=$argument
+done
+
 # a job that is queued again keeps its number, and with this its folder
-of_this_job=$(compgen -G "runs/*_j${SLURM_JOB_ID}" | head -n 1 || true)
-SCANLINE_RUN_TIME=$(basename "${of_this_job%_j*}")
+SCANLINE_RUN_TIME=''
+of_this_job=("$runs_dir"/*_j"$SLURM_JOB_ID")
+if [[ -d "${of_this_job[0]}" ]]; then
+    SCANLINE_RUN_TIME=$(basename "${of_this_job[0]%_j*}")
+fi
 export SCANLINE_RUN_TIME="${SCANLINE_RUN_TIME:-$(date +%Y%m%d_%H%M%S)}"
 
 # Runs a command; where SLURM warns that it will end the job, ends the command, and queues the job again.
@@ -21,11 +38,15 @@ run_until_done() {
         in_image=(apptainer exec --nv --bind "$PWD" "$SCANLINE_IMAGE")
     fi
     # goes on from its last whole checkpoint, where there is one; else it starts once more
-    local folder="runs/${SCANLINE_RUN_TIME}_j${SLURM_JOB_ID}" resume=()
-    if compgen -G "$folder/checkpoint-*/trainer_state.json" >/dev/null; then
-        resume=(--resume_from_checkpoint true)
-    else
-        rm -f "$folder/metrics.jsonl"
+    local folder="${output_dir:-$runs_dir/${SCANLINE_RUN_TIME}_j${SLURM_JOB_ID}}" resume=()
+    local checkpoints=("$folder"/checkpoint-*/trainer_state.json)
+    # what lies in a folder that was asked for is this job's own only once it has been queued again
+    if [[ -z "$output_dir" || "${SLURM_RESTART_COUNT:-0}" -gt 0 ]]; then
+        if [[ -f "${checkpoints[0]}" ]]; then
+            resume=(--resume_from_checkpoint true)
+        else
+            rm -f "$folder/metrics.jsonl"
+        fi
     fi
     "${in_image[@]}" "$@" "${resume[@]}" &
     local process=$!

@@ -140,6 +140,46 @@ def test_a_job_that_was_ended_before_its_first_checkpoint_was_whole_starts_once_
     assert not (folder / "runs" / name / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    "options", [["--output_dir", "runs/my [first]"], ["--output_dir=runs/my [first]", "--seed", "1"]], ids=str
+)
+def test_a_job_goes_on_in_the_folder_that_was_asked_for(cluster, options):
+    folder, _ = cluster
+    run = folder / "runs" / "my [first]"
+    (run / "checkpoint-5").mkdir(parents=True)
+    (run / "metrics.jsonl").touch()
+    again = {"SLURM_RESTART_COUNT": "1"}
+    call = submit(cluster, "one_gpu.sbatch", *options, **again)
+    assert "--resume_from_checkpoint" not in call and not (run / "metrics.jsonl").exists()
+    (run / "checkpoint-5" / "trainer_state.json").touch()
+    call = submit(cluster, "several_gpus.sbatch", *options, **again)
+    assert f"{' '.join(options)} --resume_from_checkpoint true name=" in call
+
+
+def test_a_new_job_leaves_the_run_of_another_alone(cluster):
+    folder, _ = cluster
+    run = folder / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").touch()
+    submit(cluster, "one_gpu.sbatch", "--output_dir", "runs/mine")
+    (run / "checkpoint-5").mkdir()
+    (run / "checkpoint-5" / "trainer_state.json").touch()
+    # refused by run_classification.py, which asks for --resume_from_checkpoint
+    assert "--resume_from_checkpoint" not in submit(cluster, "one_gpu.sbatch", "--output_dir", "runs/mine")
+    assert (run / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("options", [["--runs_dir", "elsewhere"], ["--runs_dir=elsewhere"]], ids=str)
+def test_a_job_goes_on_below_the_folder_of_runs_that_was_asked_for(cluster, options):
+    folder, _ = cluster
+    name = submit(cluster, "one_gpu.sbatch", *options).partition("name=")[2]
+    checkpoint = folder / "elsewhere" / name / "checkpoint-5"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").touch()
+    time.sleep(1.1)  # another time than the first
+    assert submit(cluster, "one_gpu.sbatch", *options).endswith(f"--resume_from_checkpoint true name={name}")
+
+
 def test_where_slurm_ends_the_job_it_is_queued_again(cluster):
     folder, environment = cluster
     job = subprocess.Popen(
