@@ -9,7 +9,6 @@ Read it from top to bottom: arguments, data, model, training, evaluation, predic
 """
 
 import contextlib
-import csv
 import logging
 import os
 import sys
@@ -43,8 +42,6 @@ from configuration import (
     resolved_recipe,
 )
 from configuration.arguments import MODEL_CONFIGS
-from data_scripts.scan_dataset import ScanDataset
-from data_scripts.source import read_folder
 from experiments.card import write_card
 from experiments.data import Data, check_start, find_split_file, load_data
 from experiments.library_models import (
@@ -58,9 +55,10 @@ from experiments.library_models import (
     read_weights,
     set_loss_entries,
 )
+from experiments.prediction import choose_scans, predict
 from experiments.publish import PublishError, connect, publish
 from experiments.run_folder import METRICS_FILE, SPLIT_FILE, SUMMARY_FILE, machine, write_recipe, write_summary
-from experiments.scoring import TipStateScorer, score_part, split_outputs
+from experiments.scoring import TipStateScorer, score_part
 from experiments.trainer import ScanlineTrainer
 from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineImageProcessor
 from modeling_scanline.configuration_scanline import CALIBRATION_ENTRIES
@@ -269,58 +267,6 @@ def print_figures(figures: dict[str, Any], summary: dict[str, Any]) -> None:
     console.print(table)
 
 
-def choose_scans(
-    data_arguments: DataArguments, data: Data | None, processor: ScanlineImageProcessor
-) -> tuple[ScanDataset, list[str], np.ndarray | None]:
-    """The scans to predict, their names and, where they are those of the validation part, their labels."""
-    if data_arguments.predict_dir is not None:
-        flatten = processor.normalization == "flat_line"
-        with explained("predict_dir"):
-            scan_ids, lines = read_folder(
-                data_arguments.predict_dir,
-                processor.pixels_per_line,
-                processor.max_lines or data_arguments.max_lines,
-                data_arguments.channel,
-                data_arguments.direction,
-                flatten,
-            )
-        return ScanDataset(lines, None, "line" if flatten else processor.normalization), scan_ids, None
-    if data is None or "validation" not in data.parts:
-        raise ConfigurationError("predict_dir: with split=all there is no validation part, give a folder.")
-    validation = data.parts["validation"]
-    return validation, data.scan_ids["validation"], validation.labels.numpy()  # type: ignore[union-attr]
-
-
-def predict(
-    trainer: ScanlineTrainer,
-    dataset: ScanDataset,
-    scan_ids: list[str],
-    true: np.ndarray | None,
-    names: list[str],
-    folder: Path,
-) -> None:
-    """Writes the state of each scan, and how sure the model is, to `predictions.csv`; shows the first few."""
-    logits, _ = split_outputs(trainer.predict(ScanDataset(dataset.lines, None, dataset.normalization)).predictions)
-    probabilities = torch.from_numpy(logits).float().softmax(dim=-1).numpy()
-    if not trainer.is_world_process_zero():
-        return
-    path = folder / "predictions.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["scan_id", "state", *names, *(["label"] if true is not None else [])])
-        for index, (scan_id, row) in enumerate(zip(scan_ids, probabilities, strict=True)):
-            label = [names[int(true[index])]] if true is not None else []
-            writer.writerow([scan_id, names[int(row.argmax())], *(f"{value:.4f}" for value in row), *label])
-    table = Table(title=f"{len(scan_ids)} scans classified; all are in {path}")
-    for heading in ("scan", "state", "probability", *(["label"] if true is not None else [])):
-        table.add_column(heading)
-    for index in np.linspace(0, len(scan_ids) - 1, min(6, len(scan_ids))).astype(int):
-        row = probabilities[index]
-        label = [names[int(true[index])]] if true is not None else []
-        table.add_row(scan_ids[index], names[int(row.argmax())], f"{row.max():.3f}", *label)
-    console.print(table)
-
-
 def take_push(arguments: ScanlineTrainingArguments) -> partial[str] | None:
     """
     What publishes the folder of a run, if that was asked for; the Trainer is left without a word of it.
@@ -395,7 +341,8 @@ def run(
         with explained("checkpoint"):
             check_checkpoint(checkpoint, model)
     # found now, not after hours of training
-    chosen_scans = choose_scans(data_arguments, data, processor) if training_arguments.do_predict else None
+    with explained("predict_dir"):
+        chosen_scans = choose_scans(data_arguments, data, processor) if training_arguments.do_predict else None
 
     validation = data.parts.get("validation") if data else None
     if validation is None:  # no epoch is better than another that anyone could tell
@@ -466,7 +413,7 @@ def run(
     # predictions
     if chosen_scans is not None:
         names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-        predict(trainer, *chosen_scans, names, folder)
+        predict(trainer, *chosen_scans, names, folder, console)
     if main_process and training_arguments.do_train:
         console.print(
             f"\nThe model is in {folder}. To load it anywhere:\n\n"

@@ -9,15 +9,8 @@ from modeling_scanline import (
     ScanlineViTConfig,
 )
 
-from .arguments import (
-    RECIPES,
-    ConfigurationError,
-    DataArguments,
-    ModelArguments,
-    ScanlineTrainingArguments,
-    parse_arguments,
-    resolved_recipe,
-)
+from .arguments import ConfigurationError, DataArguments, ModelArguments, ScanlineTrainingArguments
+from .command_line import RECIPES, parse_arguments, resolved_recipe
 
 __all__ = [
     "RECIPES",

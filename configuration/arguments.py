@@ -1,19 +1,16 @@
-"""The arguments of a run: from a recipe (YAML, one flat file a run), and from flags, which win."""
+"""The options of a run: which model, which scans, and how it is trained."""
 
 import difflib
 import json
-from argparse import RawDescriptionHelpFormatter
-from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from os import environ
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate.utils import broadcast_object_list
-from transformers import CONFIG_MAPPING, HfArgumentParser, TrainingArguments
+from transformers import CONFIG_MAPPING, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.training_args import OptimizerNames
 
@@ -24,8 +21,6 @@ from data_scripts.splits import SPLIT_METHODS
 from modeling_scanline import ScanlineCausalConfig, ScanlineCNNConfig, ScanlineLRCNConfig, ScanlineViTConfig
 from modeling_scanline.image_processing_scanline import NORMALIZATIONS
 
-RECIPES = Path(__file__).parent / "recipes"
-SWEEPS = Path(__file__).parent / "sweeps"
 MODEL_CONFIGS = {
     "causal": ScanlineCausalConfig,
     "vit": ScanlineViTConfig,
@@ -38,25 +33,6 @@ LOWER_IS_BETTER = ("loss", "expected_calibration_error")  # of the figures that 
 MUON = "muon"
 OPTIMIZERS = (MUON, *(name.value for name in OptimizerNames))
 SCHEDULES = ("constant_with_warmup", "cosine", "reduce_lr_on_plateau")
-
-DESCRIPTION = """Trains, evaluates and applies models of the state of an STM tip.
-
-Every option can stand in a recipe (a flat YAML file, see configuration/recipes) or be given here, which wins:
-
-  train on simulated scans       python run_classification.py --config configuration/recipes/quickstart.yaml
-  train on labelled real scans   accelerate launch run_classification.py --config configuration/recipes/causal.yaml \\
-                                   --dataset hsi100 --data_dir path/to/SPM-Toolbox
-  train on your own scans        ... --dataset folder --data_dir scans/   (one folder a class; .sxm, .Z_mtrx, .png ...)
-  learn from other runs, too     ... --teachers runs/first runs/second --teacher_share 0.5  (of the same split)
-  compare with a published CNN   ... --config configuration/recipes/cnn.yaml
-  compare with the library's     ... --model transformers:convnext --config_overrides '{"num_channels": 1}'
-  change a hyper-parameter       ... --learning_rate 3e-4 --config_overrides '{"num_hidden_layers": 4}'
-  go on after a stop             ... --output_dir runs/20261123_101500 --resume_from_checkpoint true
-  evaluate a run                 ... --do_eval --model_name_or_path runs/20261123_101500  (and its --dataset options)
-  classify files                 ... --do_predict --model_name_or_path runs/20261123_101500 --predict_dir scans/
-  publish a run at its end       ... --push_to_hub --hub_model_id OWNER/NAME  (private; or --hub_private_repo no)
-  publish a run later            python -m experiments.publish runs/20261123_101500 --repo_id OWNER/NAME
-"""
 
 
 class ConfigurationError(ValueError):
@@ -103,7 +79,7 @@ class ModelArguments:
         known = {entry.name for entry in fields(self.config_class())} | set(LOSS_ENTRIES)
         for name in self.config_overrides:
             if name not in known:
-                raise ConfigurationError(f"config_overrides: {_unknown(name, known)}")
+                raise ConfigurationError(f"config_overrides: {unknown_name(name, known)}")
 
     def config_class(self) -> type[Any]:
         """
@@ -122,7 +98,7 @@ class ModelArguments:
             )
         if model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
             raise ConfigurationError(
-                f"model: {_unknown(model_type, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, 'image classifier')}"
+                f"model: {unknown_name(model_type, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, 'image classifier')}"
             )
         return CONFIG_MAPPING[model_type]
 
@@ -388,7 +364,7 @@ class ScanlineTrainingArguments(TrainingArguments):
             self.greater_is_better = figure not in LOWER_IS_BETTER
         do_eval, optim = self.do_eval, self.optim
         if optim not in OPTIMIZERS:
-            raise ConfigurationError(f"optim: {_unknown(str(optim), OPTIMIZERS, 'optimizer')}")
+            raise ConfigurationError(f"optim: {unknown_name(str(optim), OPTIMIZERS, 'optimizer')}")
         if optim == MUON:
             self.optim = OptimizerNames.ADAMW_TORCH  # the library takes no name but its own
         super().__post_init__()
@@ -409,9 +385,6 @@ class ScanlineTrainingArguments(TrainingArguments):
             )
 
 
-GROUPS: tuple[Any, ...] = (ModelArguments, DataArguments, ScanlineTrainingArguments)
-
-
 def new_run_name() -> str:
     """`YYYYMMDD_HHMMSS`, or `YYYYMMDD_HHMMSS_jJOBID` under SLURM; the same whenever a process asks."""
     name = environ.setdefault("SCANLINE_RUN_TIME", datetime.now().strftime("%Y%m%d_%H%M%S"))
@@ -419,101 +392,6 @@ def new_run_name() -> str:
     return f"{name}_j{job}" if job else name
 
 
-def _unknown(name: str, known: Any, kind: str = "option") -> str:
+def unknown_name(name: str, known: Any, kind: str = "option") -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"there is no {kind} {name!r}" + (f"; did you mean {close[0]!r}?" if close else ".")
-
-
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """
-    Reads a recipe.
-
-    Raises:
-        ConfigurationError: if it is missing, not flat YAML, or has an unknown key.
-    """
-    path = Path(path)
-    if not path.is_file() and (RECIPES / f"{path.name}.yaml").is_file():
-        path = RECIPES / f"{path.name}.yaml"
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        raise ConfigurationError(f"{path}: no such recipe ({error.strerror}). There are: {names}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not YAML ({str(error).splitlines()[0]}).") from error
-    if not isinstance(recipe, dict):
-        raise ConfigurationError(f"{path}: a recipe maps names of options to values, got {type(recipe).__name__}.")
-    known = {entry.name for arguments in GROUPS for entry in fields(arguments)}
-    for name in recipe:
-        if name not in known:
-            raise ConfigurationError(f"{path}: {_unknown(str(name), known)}")
-    return recipe
-
-
-def parse_arguments(
-    argv: Sequence[str] | None = None,
-) -> tuple[ModelArguments, DataArguments, ScanlineTrainingArguments]:
-    """
-    Parses a command line, `--config recipe.yaml` and flags that win over it.
-
-    Raises:
-        ConfigurationError: for a recipe or values that make no run.
-        SystemExit: for flags that argparse refuses, and after `--help`.
-    """
-    parser = HfArgumentParser(
-        list(GROUPS),
-        description=DESCRIPTION,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="RECIPE", help="Recipe: a YAML file, or the name of one that comes along.")
-    path = parser.parse_known_args(argv)[0].config
-    recipe = {} if path is None else read_recipe(path)
-    parser.set_defaults(**recipe)
-    values = vars(parser.parse_args(argv))
-    for action in parser._actions:  # argparse checks flags, but not the defaults that a recipe has set
-        if action.dest in recipe and action.choices and values[action.dest] not in action.choices:
-            raise ConfigurationError(
-                f"{action.dest} must be one of {', '.join(map(str, action.choices))}, got {values[action.dest]!r}."
-            )
-    try:
-        if values["model"] == recipe.get("model", values["model"]):  # a flag changes some entries, and leaves the rest
-            of_recipe, of_flag = (read_overrides(each.get("config_overrides")) for each in (recipe, values))
-            values["config_overrides"] = of_recipe | of_flag
-        built = [
-            arguments(**{entry.name: values[entry.name] for entry in fields(arguments) if entry.init})
-            for arguments in GROUPS
-        ]
-    except ConfigurationError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(str(error).strip().splitlines()[0]) from error
-    return tuple(built)
-
-
-def resolved_recipe(*arguments: Any) -> dict[str, Any]:
-    """The options of a run, as a recipe holds them; of the library's, those that differ from its defaults."""
-    recipe: dict[str, Any] = {}
-    library = {entry.name: entry for entry in fields(TrainingArguments)}
-    own = set(vars(ScanlineTrainingArguments)["__annotations__"])
-    for group in arguments:
-        values = (
-            asdict(group)
-            if not isinstance(group, TrainingArguments)
-            else {entry.name: getattr(group, entry.name) for entry in fields(group) if entry.init}
-        )
-        for name, value in values.items():
-            if isinstance(group, TrainingArguments) and name not in own:
-                entry = library[name]
-                default = (
-                    entry.default
-                    if entry.default is not MISSING
-                    else (entry.default_factory() if entry.default_factory is not MISSING else None)
-                )
-                # a repetition of a run that was resumed has no checkpoint to go on from
-                if value == default or name.endswith("token") or name == "resume_from_checkpoint":
-                    continue
-            value = getattr(value, "value", value)
-            if isinstance(value, (str, int, float, bool, list, dict, type(None))):
-                recipe[name] = value
-    return recipe

@@ -34,7 +34,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from configuration.arguments import SWEEPS, ConfigurationError, read_recipe
+from configuration import ConfigurationError
+from configuration.command_line import SWEEPS, read_recipe
 
 from .analyze import main as analyze
 from .launch import Run, execute_all

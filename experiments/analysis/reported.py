@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from configuration.arguments import SWEEPS
+from configuration.command_line import SWEEPS
 
 from .comparison import Experiment
 from .record import COMPLETE, dig

@@ -7,7 +7,8 @@ import yaml
 from transformers import AutoModelForImageClassification
 
 from configuration import RECIPES, ConfigurationError, parse_arguments, resolved_recipe
-from configuration.arguments import new_run_name, read_recipe
+from configuration.arguments import new_run_name
+from configuration.command_line import read_recipe
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configuration.arguments import ConfigurationError, parse_arguments
+from configuration import ConfigurationError, parse_arguments
 from experiments import launch
 from experiments.sweep import SWEEPS, Sweep, as_flags, main
 
