@@ -1,5 +1,6 @@
 """The Hugging Face Trainer, with this project's schedules, its training metrics, and its log."""
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -20,6 +21,11 @@ from .library_models import is_of_library, read_weights
 from .muon import muon_for
 from .run_folder import append_metrics, forget_metrics_after
 from .schedules import WarmupReduceLROnPlateau, warmup_then
+
+logger = logging.getLogger(__name__)
+
+# 37 scans in 32 steps came out right and unsure (calibration error 0.35), in 80 steps 0.08, in 128 steps 0.02
+FEW_STEPS = 100
 
 
 class TrainingRecord(TrainerCallback, ExportableState):
@@ -175,6 +181,12 @@ class ScanlineTrainer(Trainer):
         else:
             num_warmup_steps = round(self.args.warmup_epochs * self.steps_in_epoch)
         num_warmup_steps = min(num_warmup_steps, num_training_steps)
+        if num_training_steps < FEW_STEPS and self.is_world_process_zero():
+            logger.warning(
+                "Training takes %d steps: with so few, verdicts may be right and still unsure. More come of a smaller "
+                "per_device_train_batch_size or of more num_train_epochs.",
+                num_training_steps,
+            )
         start = min(1.0, self.args.warmup_start_lr / self.args.learning_rate) if self.args.learning_rate else 1.0
         shape = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
         if shape == "reduce_lr_on_plateau":

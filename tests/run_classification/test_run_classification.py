@@ -180,6 +180,14 @@ def test_files_of_a_folder_are_classified_and_broken_ones_skipped(finished_run, 
     assert "broken.png" in caplog.text
 
 
+def test_few_steps_are_told(scans, tmp_path, caplog):
+    for steps, told in ((30, True), (100, False)):
+        caplog.clear()
+        flags = {"num_train_epochs": 1, "max_steps": steps, "eval_strategy": "no", "load_best_model_at_end": False}
+        assert main(arguments(scans, tmp_path / f"run{steps}", **flags, do_train=True)) == 0
+        assert ("Training takes 30 steps" in caplog.text) == told
+
+
 def test_the_vit_is_scored_after_each_number_of_lines(scans, tmp_path):
     flags = arguments(scans, tmp_path / "run", "vit", random_cutoff=0.5, lr_scheduler_type="reduce_lr_on_plateau")
     assert main([*flags, "--early_stopping_patience", "1"]) == 0
