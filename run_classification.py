@@ -236,7 +236,6 @@ def summarize(
             "scored": data_arguments.eval_labels,
             "teachers": len(data_arguments.teachers or []),
             "teacher_share": data_arguments.teacher_share,
-            "teacher_epochs": data_arguments.teacher_epochs,
             "by_teachers": data.labels_by_teachers,
         },
         "complete_scans_only": data_arguments.eval_complete_scans,

@@ -136,13 +136,6 @@ class DataArguments(ScanSource):
     teacher_share: float = field(
         default=0.0, metadata={"help": "Share of the teachers in the label of a scan that people have labelled."}
     )
-    teacher_epochs: int = field(
-        default=0,
-        metadata={
-            "help": "Teachers are heard in so many epochs at first; then people alone, and scans that they have "
-            "labelled come in place of those that they have not. 0: always."
-        },
-    )
     eval_labels: str = field(
         default="unanimous",
         metadata={"help": "Labels to score on.", "choices": ["unanimous", "majority"]},
@@ -253,10 +246,6 @@ class DataArguments(ScanSource):
             raise ConfigurationError(
                 "teachers and teacher_share go together: the folders of runs to learn from, and how much, as "
                 "--teachers runs/first runs/second --teacher_share 0.5."
-            )
-        if self.teacher_epochs < 0 or (self.teacher_epochs and not self.teachers):
-            raise ConfigurationError(
-                f"teacher_epochs must not be negative, and needs teachers, got {self.teacher_epochs}."
             )
         if not 0 < self.train_fraction <= 1:
             raise ConfigurationError(f"train_fraction must lie in (0, 1], got {self.train_fraction}.")

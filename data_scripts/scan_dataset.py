@@ -12,7 +12,6 @@ import torch
 from modeling_scanline.image_processing_scanline import normalize_lines
 
 from .augmentation import Augmentation
-from .labels import is_labelled
 
 LONGEST = 2**15  # lines: more than any scan has
 
@@ -133,12 +132,6 @@ class ScanDataset(torch.utils.data.Dataset):
         segment_lines: while `epoch` is less than `segment_epochs`, a batch holds so many consecutive lines of each
             scan, from a random one on; 0 all lines always.
         segment_epochs: see `segment_lines`.
-        later_labels: from the epoch `later_epoch` on, the labels, of the same kind; a scan without one (-1) is then
-            stood for by those with one, in turn.
-        later_epoch: see `later_labels`.
-
-    Raises:
-        ValueError: for labels of another number than scans, or later ones of nothing at all.
     """
 
     def __init__(
@@ -150,12 +143,9 @@ class ScanDataset(torch.utils.data.Dataset):
         seed: int = 0,
         segment_lines: int = 0,
         segment_epochs: int = 0,
-        later_labels: np.ndarray | None = None,
-        later_epoch: int = 0,
     ):
-        for given in (labels, later_labels):
-            if given is not None and len(given) != len(lines):
-                raise ValueError(f"Expected as many labels as scans, got {len(given)} and {len(lines)}.")
+        if labels is not None and len(labels) != len(lines):
+            raise ValueError(f"Expected as many labels as scans, got {len(labels)} and {len(lines)}.")
         self.lines = lines
         self.labels = None if labels is None else torch.as_tensor(labels)
         self.normalization = normalization
@@ -163,15 +153,6 @@ class ScanDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.segment_lines = segment_lines
         self.segment_epochs = segment_epochs
-        self.later_labels = None if later_labels is None else torch.as_tensor(later_labels)
-        self.later_epoch = later_epoch
-        self.stand_ins = torch.arange(len(lines))
-        if later_labels is not None:
-            labelled = is_labelled(later_labels)
-            if not labelled.any():
-                raise ValueError("Expected a later label of one scan at least, got none.")
-            of_labelled = np.resize(np.flatnonzero(labelled), np.count_nonzero(~labelled))
-            self.stand_ins[torch.from_numpy(~labelled)] = torch.from_numpy(of_labelled)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that outlive an epoch
 
     @property
@@ -214,9 +195,7 @@ class ScanDataset(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """The batch of these scans: `pixel_values`, `attention_mask` and, where known, `labels`."""
-        chosen, labels = torch.as_tensor(indices), self.labels
-        if self.later_labels is not None and self.epoch >= self.later_epoch:
-            chosen, labels = self.stand_ins[chosen], self.later_labels
+        chosen = torch.as_tensor(indices)
         lines = self.lines[chosen]
         segments = self.segment_lines if self.epoch < self.segment_epochs else 0
         if self.augmentation is not None or segments:
@@ -229,8 +208,8 @@ class ScanDataset(torch.utils.data.Dataset):
         pixel_values, attention_mask = normalize_lines(lines, self.normalization)
         longest = int((attention_mask * torch.arange(1, lines.shape[1] + 1)).amax().clamp(min=1))
         batch = {"pixel_values": pixel_values[:, :longest], "attention_mask": attention_mask[:, :longest]}
-        if labels is not None:
-            batch["labels"] = labels[chosen]
+        if self.labels is not None:
+            batch["labels"] = self.labels[chosen]
         return batch
 
 

@@ -15,7 +15,7 @@ from data_scripts.source import EXPORTED
 from data_scripts.splits import Split, groups_of, split_labelled
 
 from .run_folder import SPLIT_FILE
-from .teachers import as_votes, check_teacher, teach
+from .teachers import check_teacher, teach
 
 logger = logging.getLogger(__name__)
 
@@ -91,15 +91,11 @@ def load_data(
     train = train[choose_share(_hard(train_labels[train]), arguments.train_fraction, arguments.split_seed)]
     train_lines, train_labels = take(train), train_labels[train]
     labels_by_teachers = int((~is_labelled(train_labels)).sum())
-    later_labels, weighed = None, train_labels
     if arguments.teachers:
         held_out = [scan_id for name, part in parts.items() if name != "train" for scan_id in scan_ids[part].tolist()]
         for teacher in arguments.teachers:
             check_teacher(Path(teacher), arguments.dataset, held_out)
-        if arguments.teacher_epochs:
-            later_labels, weighed = as_votes(train_labels, len(label_names)), train_labels[is_labelled(train_labels)]
         train_labels = teach(arguments.teachers, arguments.teacher_share, train_lines, train_labels, label_names)
-        weighed = train_labels if later_labels is None else weighed  # the last epochs decide what comes out how often
     datasets_by_part = {
         "train": ScanDataset(
             train_lines,
@@ -109,8 +105,6 @@ def load_data(
             seed,
             arguments.segment_lines,
             arguments.segment_epochs,
-            later_labels,
-            arguments.teacher_epochs,
         )
     }
     indices = {"train": train}
@@ -142,7 +136,7 @@ def load_data(
         groups={name: sessions[part].tolist() for name, part in indices.items()},
         label_names=label_names,
         split=split,
-        class_weights=find_class_weights(arguments, weighed, label_names),
+        class_weights=find_class_weights(arguments, train_labels, label_names),
         scan_lines={
             "minimum": int(num_lines[train].min()),
             "median": float(np.median(num_lines[train])),

@@ -97,12 +97,6 @@ def verdicts_of(folder: Path, lines: torch.Tensor | StoredLines, label_names: Se
     return verdicts[:, [names.index(name) for name in label_names]]
 
 
-def as_votes(labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """Labels as [`data_scripts.labels.make_labels`] gives them, as distributions; a row of -1 where there is none."""
-    votes = np.eye(num_labels, dtype=np.float32)[labels] if labels.ndim == 1 else labels.astype(np.float32)
-    return np.where(is_labelled(labels)[:, None], votes, np.float32(-1))
-
-
 def teach(
     teachers: Sequence[str],
     share: float,
@@ -124,5 +118,6 @@ def teach(
         Distributions `[num_scans, num_labels]` in float32.
     """
     verdicts = np.mean([verdicts_of(Path(teacher), lines, label_names) for teacher in teachers], axis=0)
-    mixed = (1 - share) * as_votes(labels, len(label_names)) + share * verdicts
+    votes = np.eye(len(label_names), dtype=np.float32)[labels] if labels.ndim == 1 else labels
+    mixed = (1 - share) * votes + share * verdicts
     return np.where(is_labelled(labels)[:, None], mixed, verdicts).astype(np.float32)

@@ -316,20 +316,3 @@ class TestSegments:
 
     def test_not_where_scans_are_scored(self):
         assert self.dataset().as_measured().__getitems__([0])["pixel_values"].shape == (1, 30, 2)
-
-
-def test_later_labels_hold_from_their_epoch_on_and_scans_without_one_are_stood_for():
-    lines = torch.arange(5.0).view(5, 1, 1).expand(5, 3, 4)
-    first = np.full((5, 2), 0.5, dtype=np.float32)
-    later = np.array([[1, 0], [-1, -1], [0, 1], [-1, -1], [-1, -1]], dtype=np.float32)
-    scans = ScanDataset(lines, first, "none", later_labels=later, later_epoch=2)
-    for epoch in (0, 1):
-        scans.set_epoch(epoch)
-        batch = scans.__getitems__(range(5))
-        assert batch["pixel_values"][:, 0, 0].tolist() == [0, 1, 2, 3, 4] and (batch["labels"] == 0.5).all()
-    scans.set_epoch(2)
-    batch = scans.__getitems__([1, 0, 4, 3, 2])
-    assert batch["pixel_values"][:, 0, 0].tolist() == [0, 0, 0, 2, 2]  # 1, 3 and 4 by 0, 2 and 0
-    np.testing.assert_array_equal(batch["labels"], later[[0, 0, 0, 2, 2]])
-    with pytest.raises(ValueError, match="one scan at least"):
-        ScanDataset(lines, first, "none", later_labels=np.full((5, 2), -1.0))

@@ -59,21 +59,6 @@ def test_the_label_is_partly_the_teachers_and_theirs_alone_where_nobody_voted(fi
     assert data.scan_ids["validation"] == plain.scan_ids["validation"]
 
 
-def test_teachers_are_heard_in_the_first_epochs_only(finished_run, unlabelled, tmp_path):
-    options = {"split_file": finished_run / "split.json", "teachers": [str(finished_run)], "teacher_share": 0.25}
-    always = load(unlabelled, tmp_path / "run", **options)
-    data = load(unlabelled, tmp_path / "run", **options, teacher_epochs=2)
-    everything = range(len(data.scan_ids["train"]))
-    train, by_people = data.parts["train"], load(unlabelled, tmp_path / "run", split_file=options["split_file"])
-    expected = always.parts["train"].__getitems__(everything)["labels"]
-    torch.testing.assert_close(train.__getitems__(everything)["labels"], expected)
-    train.set_epoch(2)
-    labels = train.__getitems__(everything)["labels"]
-    voted = np.load(unlabelled)["labels"][np.array(data.scan_ids["train"], dtype=int)]
-    assert set(labels.unique().tolist()) == {0, 1} and (labels.argmax(1).numpy() == voted)[voted >= 0].all()
-    assert data.class_weights == by_people.class_weights != always.class_weights
-
-
 def test_unlabelled_scans_of_held_out_sessions_stay_out(finished_run, unlabelled, tmp_path):
     arrays = np.load(unlabelled)
     options = {"teachers": [str(finished_run)], "teacher_share": 0.5}
@@ -111,7 +96,6 @@ def test_a_run_learns_from_a_teacher(finished_run, unlabelled, tmp_path):
         ({"split": "random"}, 0.5, "did not hold out"),
         ({}, 0, "teachers and teacher_share go together"),
         ({}, 1.5, r"teacher_share must lie in \[0, 1\]"),
-        ({"teacher_epochs": -1}, 0.5, "teacher_epochs must not be negative"),
     ],
 )
 def test_a_teacher_that_saw_what_is_scored_is_refused(split, share, says, finished_run, scans, tmp_path, refused):
