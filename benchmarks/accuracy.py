@@ -105,14 +105,18 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
     """The figures of a cell from those of its runs that have ended, here or before; `None` if none has."""
     verdicts: dict[int, Probabilities] = {}
     folds, summary, first = {}, None, Path()
+    folders = [run.folder for runs in cell.runs.values() for run in runs]
+    here = [folder for folder in folders if (folder / SUMMARY_FILE).is_file()]
+    kept_of = {folder: results / KEPT / cell.model / folder.name for folder in folders}
+    for folder in here:
+        keep(folder, kept_of[folder])
     for seed, runs in cell.runs.items():
         ended = []
-        is_here = any((run.folder / SUMMARY_FILE).is_file() for run in runs)
+        is_here = any(run.folder in here for run in runs)
         for number, run in enumerate(runs):
-            kept = results / KEPT / cell.model / run.folder.name
-            if (run.folder / SUMMARY_FILE).is_file():
-                keep(run.folder, kept)
-            elif is_here and kept.is_dir():  # of a training before, maybe by another recipe: never mixed with this one
+            kept = kept_of[run.folder]
+            # of a training before, maybe by another recipe: never mixed with this one
+            if here and run.folder not in here and kept.is_dir() and (is_here or not alike(kept, kept_of[here[0]])):
                 shutil.rmtree(kept)
             if (kept / SUMMARY_FILE).is_file():
                 ended.append((number, kept))
@@ -137,6 +141,16 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
         "figures": figures,
         "resampled": resampled,
     }
+
+
+def alike(kept: Path, other: Path) -> bool:
+    """Whether two runs of a model were trained in the same way, as far as that was kept."""
+    trainings = []
+    for folder in (kept, other):
+        summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+        training = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
+        trainings.append((training, summary["epochs"], summary["num_parameters"]))
+    return trainings[0] == trainings[1]
 
 
 def earlier(results: Path) -> dict[tuple[str, str], dict[str, Any]]:

@@ -345,7 +345,7 @@ class ScanlineTrainingArguments(TrainingArguments):
             raise ConfigurationError(
                 "average_epochs ends a run with the mean of its last weights, not with its best epoch: it lies in "
                 "[0, num_train_epochs] and needs --no_load_best_model_at_end, without early_stopping_patience, got "
-                f"{self.average_epochs}."
+                f"{self.average_epochs}. --average_epochs 0 ends with the last or the best weights instead."
             )
         if self.label_smoothing_factor:
             raise ConfigurationError(

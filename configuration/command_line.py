@@ -95,7 +95,8 @@ def parse_arguments(
                 f"{action.dest} must be one of {', '.join(map(str, action.choices))}, got {values[action.dest]!r}."
             )
     try:
-        if values["model"] == recipe.get("model", values["model"]):  # a flag changes some entries, and leaves the rest
+        # a flag changes some entries of a recipe, and leaves the rest
+        if values["model"] == recipe.get("model", ModelArguments.model):
             of_recipe, of_flag = (read_overrides(each.get("config_overrides")) for each in (recipe, values))
             values["config_overrides"] = of_recipe | of_flag
         built = [

@@ -37,7 +37,9 @@ class WeightAverage(TrainerCallback):
     def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         wanted = max(0, state.global_step - max(0, state.max_steps - self.num_steps))
         found = int(self.averaged.n_averaged)
-        if state.global_step and found != wanted:
+        if wanted == 0:  # a run that is given more epochs has to average their weights in the end
+            self.averaged.n_averaged.zero_()
+        elif state.global_step and found != wanted:
             raise ConfigurationError(
                 f"average_epochs: at step {state.global_step} the mean of {wanted} steps' weights is wanted, and the "
                 f"checkpoint has one of {found}. Go on from an earlier checkpoint, with the recipe that the run was "

@@ -14,7 +14,7 @@ from data_scripts.scan_dataset import ScanDataset, StoredLines
 from data_scripts.source import EXPORTED
 from data_scripts.splits import Split, groups_of, split_labelled
 
-from .run_folder import SPLIT_FILE
+from .run_folder import SPLIT_FILE, lineage, run_of, seen_by
 from .teachers import check_teacher, teach
 
 logger = logging.getLogger(__name__)
@@ -249,18 +249,22 @@ def find_split_file(arguments: DataArguments, model_name_or_path: str | None) ->
     The split to use again: the one asked for, or that of the run whose model is applied or trained further.
 
     Raises:
-        ValueError: if it is to be one of several folds as well.
+        ValueError: if it is to be one of several folds as well, or if it has left nothing to score on.
     """
     found = None
-    path = Path(model_name_or_path or "") / SPLIT_FILE
+    path = run_of(model_name_or_path) / SPLIT_FILE
     if arguments.split_file is not None:
         found = Path(arguments.split_file)
-    elif model_name_or_path is not None and path.is_file() and Split.load(path).dataset == arguments.dataset:
-        found = path
+    elif model_name_or_path is not None and path.is_file():
+        split = Split.load(path)
+        found = path if split.dataset == arguments.dataset else None
+        if found is not None and split.method == "all" and arguments.split != "all":
+            raise ValueError(
+                f"{model_name_or_path} was trained on every labelled scan of {split.dataset} there was, which leaves "
+                "none to score on. Train it further on all of them with --split all, or give other scans."
+            )
     if found is not None and arguments.num_folds:
-        raise ValueError(
-            f"{found}: this split is used again, so that num_folds and fold could not make another; leave them out."
-        )
+        raise ValueError(f"{found}: this split is used again, which no fold can be made of: give --num_folds 0.")
     return found
 
 
@@ -272,15 +276,10 @@ def check_start(start: str | None, split: Split) -> None:
         start: folder of the model that is applied or trained further.
         split: of the run.
     """
-    path = Path(start or "") / SPLIT_FILE
-    if start is None or not path.is_file():
-        return
-    trained_on = set(Split.load(path).parts["train"])
     held_out = [scan_id for name, scan_ids in split.parts.items() if name != "train" for scan_id in scan_ids]
-    seen = [scan_id for scan_id in held_out if scan_id in trained_on]
-    if seen:
-        raise ValueError(
-            f"{start} was trained on {len(seen)} of the {len(held_out)} scans that this run holds out, {seen[0]} for "
-            "one, so that scores would be those of scans it has seen. Leave out --split_file, to use its split again, "
-            "or give other scans."
-        )
+    for folder in lineage(start):
+        if seen := seen_by(folder, split.dataset, held_out):
+            raise ValueError(
+                f"{folder} was trained on {len(seen)} of the {len(held_out)} scans that this run holds out, {seen[0]} "
+                "for one, so that scores would be those of scans it has seen. Hold out others, or start from others."
+            )

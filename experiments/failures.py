@@ -28,14 +28,13 @@ from rich.progress import track
 from data_scripts.command_line import parse_options, run_command
 from data_scripts.scan_dataset import StoredLines
 from data_scripts.source import ScanSource
-from data_scripts.splits import Split
 from live.picture import draw_scan
 from live.records import to_record
 from live.threads import one_thread
 from modeling_scanline.streaming_scanline import LineResult, ScanlineStreamer
 
 from .card import write_card
-from .run_folder import FAILURES_FILE, FAILURES_PICTURE, SPLIT_FILE
+from .run_folder import FAILURES_FILE, FAILURES_PICTURE, lineage, seen_by
 
 TOLERANCE = 3  # lines, as everywhere
 SIMULATION_SEED = 1009  # of a stream that no recipe trains on
@@ -102,7 +101,7 @@ class Streamed:
         return self.verdict is not None and not self.changes and self.verdict[0] != self.label
 
 
-def choose_scans(folder: Path, scans: datasets.Dataset, max_scans: int) -> np.ndarray:
+def choose_scans(folder: Path, scans: datasets.Dataset, source: ScanSource, max_scans: int) -> np.ndarray:
     """
     Places of labelled scans that the model of a folder has not seen.
 
@@ -110,9 +109,9 @@ def choose_scans(folder: Path, scans: datasets.Dataset, max_scans: int) -> np.nd
         ValueError: if it was trained on all of them.
     """
     chosen = np.asarray(scans["label"]) >= 0
-    path = folder / SPLIT_FILE
-    if path.is_file():  # by what dataset it came to them does not matter
-        chosen &= ~np.isin(np.asarray(scans["scan_id"]), Split.load(path).parts["train"])
+    scan_ids = list(scans["scan_id"])
+    for run in lineage(folder):
+        chosen &= ~np.isin(scan_ids, seen_by(run, source.dataset, scan_ids))
     if not chosen.any():
         raise ValueError(f"{folder}: has seen every labelled scan of this dataset in training; give others.")
     places = np.flatnonzero(chosen)
@@ -193,11 +192,11 @@ def find_failures(source: ScanSource, arguments: FailureArguments) -> dict[str, 
     folder = Path(arguments.folder)
     streamer = ScanlineStreamer.from_pretrained(folder)
     labels = list(streamer.model.config.id2label.values())
-    scans = source.load()
+    scans = source.load(flatten=streamer.processor.normalization == "flat_line")
     names = scans.features["label"].names
     if sorted(names) != sorted(labels):
         raise ValueError(f"{folder}: tells {', '.join(labels)}, and the dataset has {', '.join(names)}.")
-    places = choose_scans(folder, scans, arguments.max_scans)
+    places = choose_scans(folder, scans, source, arguments.max_scans)
     with one_thread():
         streamed = stream(streamer, scans, places, source.max_lines)
     worst = choose_worst(streamed, labels)

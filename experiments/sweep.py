@@ -140,7 +140,7 @@ def _nested(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def merged(options: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """Both. Mappings are merged, too, and with those of the recipe, which a flag would replace as a whole."""
+    """Both. Mappings are merged, too, and with those of the recipe."""
     recipe = read_recipe(config) if (config := others.get("config", options.get("config"))) else {}
     result = {**options, **others}
     for name, value in result.items():
@@ -202,7 +202,7 @@ def check_search(sweep: Sweep, arguments: argparse.Namespace) -> None:
         raise ConfigurationError("--retry: a search tries no trial again, it proposes others; raise --trials.")
     seeds = arguments.seeds or sweep.seeds
     if len(seeds) > 1:
-        raise ConfigurationError(f"--seeds: a search runs all trials with one seed, got {', '.join(map(str, seeds))}.")
+        raise ConfigurationError(f"seeds: a search runs all trials with one seed, got {', '.join(map(str, seeds))}.")
 
 
 def search(sweep: Sweep, arguments: argparse.Namespace) -> list[str]:

@@ -24,7 +24,7 @@ from data_scripts.splits import Split
 from modeling_scanline.configuration_scanline import CALIBRATION_ENTRIES
 
 from .library_models import find_collator
-from .run_folder import SPLIT_FILE
+from .run_folder import SPLIT_FILE, lineage, seen_by
 
 BATCH_SIZE = 64
 
@@ -45,9 +45,10 @@ def check_teacher(folder: Path, dataset: str, held_out: Sequence[str]) -> None:
         raise ValueError(f"teachers: {folder} is not the folder of a run.")
     split = Split.load(folder / SPLIT_FILE)
     kept = {scan_id for name, scan_ids in split.parts.items() if name != "train" for scan_id in scan_ids}
-    # of another dataset, what it learned from knows none of these scans, unless they are in there by another way
-    unsafe = set(held_out) - kept if split.dataset == dataset else set(split.parts["train"])
-    seen = [scan_id for scan_id in held_out if scan_id in unsafe]
+    if split.dataset == dataset:
+        seen = [scan_id for scan_id in held_out if scan_id not in kept]
+    else:
+        seen = [scan_id for run in lineage(folder) for scan_id in seen_by(run, dataset, held_out)]
     if seen:
         raise ValueError(
             f"teachers: {folder} did not hold out {len(seen)} of the {len(held_out)} scans that this run is scored "

@@ -118,7 +118,7 @@ class ScanSessions:
         Raises:
             KeyError: if there is no such scan.
             ValueError: for anything else than lines, another width than before, or too many of them.
-            OSError: if their records cannot be written.
+            OSError: if their records cannot be written, which ends the scan.
         """
         self._close_idle()
         session = self._session(scan)
@@ -135,6 +135,11 @@ class ScanSessions:
                         "begin another scan for them."
                     )
                 return session.recorder.add(heights)
+            except OSError as error:  # some of the lines have been taken, and nobody could say which
+                self.sessions.pop(scan, None)
+                with contextlib.suppress(OSError):
+                    session.recorder.finish()
+                raise OSError(f"{error}. This scan has ended with it: begin another.") from error
             finally:
                 session.used = time.monotonic()  # the time that they took is not one without lines
 
@@ -157,8 +162,12 @@ class ScanSessions:
     def end_all(self) -> None:
         """Ends all scans."""
         for scan in list(self.sessions):
-            with contextlib.suppress(KeyError):  # closed meanwhile
+            try:
                 self.end(scan)
+            except KeyError:  # closed meanwhile
+                continue
+            except OSError as error:  # the others are ended nevertheless
+                say(f"{scan}: {error}")
 
 
 def to_heights(lines: Any, limits: Limits) -> np.ndarray:

@@ -163,6 +163,11 @@ def test_another_seed_does_not_cost_what_was_kept_of_the_first(command, tmp_path
     assert command("--splits", "sessions") == 0
     (result,) = read(tmp_path)["results"]
     assert result["folds_by_seed"] == {"1": [0, 1, 2, 3, 4], "2": [0]}
+    leave_run(tmp_path / "work" / "causal" / "sessions_seed2_fold1", verdicts(2.0, 1, 2), optim="muon")
+    shutil.rmtree(tmp_path / "work" / "causal" / "sessions_seed2_fold0")  # by another recipe now
+    assert command("--splits", "sessions") == 0
+    (result,) = read(tmp_path)["results"]
+    assert (result["folds_by_seed"], result["optimizer"]) == ({"2": [1]}, "muon")
 
 
 def test_nothing_to_report(command, capsys):

@@ -88,7 +88,7 @@ def own_scans(place: Path, num_scans: int = 8) -> Path:
     for state in STATES:
         (place / state).mkdir(parents=True)
     for number in range(num_scans):
-        np.save(place / STATES[number % 4] / f"{number}.npy", rng.standard_normal((32, 32)).astype(np.float32))
+        np.save(place / STATES[number % 4] / f"scan{number}.npy", rng.standard_normal((32, 32)).astype(np.float32))
     return place
 
 

@@ -225,9 +225,17 @@ def test_a_full_disk_is_told(client, sessions, lines, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sessions.sessions[scan].recorder, "add", fail)
+    other = begin(client)
+    for each in (scan, other):
+        monkeypatch.setattr(sessions.sessions[each].recorder, "add", fail)
+        monkeypatch.setattr(sessions.sessions[each].recorder, "finish", fail)
     answer = client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines)})
-    assert answer.status_code == 507 and answer.json()["detail"] == "[Errno 28] No space left on device"
+    says = "[Errno 28] No space left on device. This scan has ended with it: begin another."
+    assert answer.status_code == 507 and answer.json()["detail"] == says
+    # or the same lines, sent again, would be taken twice
+    assert client.post(f"/scans/{scan}/lines", json={"lines": as_json(lines)}).status_code == 404
+    sessions.end_all()
+    assert not sessions.sessions
 
 
 @pytest.mark.parametrize(("kind", "status"), [(PermissionError, 507), (UnicodeError, 422), (KeyError, 404)])

@@ -91,3 +91,13 @@ def test_a_mean_that_a_checkpoint_lacks_is_not_begun_anew(run, scans, tmp_path, 
 )
 def test_what_has_no_mean_of_its_last_weights_is_refused(change, scans, tmp_path, refused):
     assert "average_epochs ends a run with the mean" in refused(arguments(scans, tmp_path, **{**COMMON, **change}))
+
+
+def test_a_run_that_is_given_more_epochs_averages_the_last_of_them(run, scans, tmp_path):
+    longer = shutil.copytree(run, tmp_path / "run")
+    for name in ("model.safetensors", "metrics.jsonl", "summary.json"):
+        (longer / name).unlink(missing_ok=True)
+    assert main(arguments(scans, longer, **{**COMMON, "num_train_epochs": 3, "resume_from_checkpoint": True})) == 0
+    last = [weights(folder) for folder in checkpoints(longer)][-round(len(checkpoints(longer)) / 6) :]
+    for name, values in weights(longer).items():
+        np.testing.assert_allclose(values, np.mean([of_step[name] for of_step in last], axis=0), atol=1e-6)

@@ -5,9 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 from run_cases import arguments
 from transformers import BertConfig
 
+from data_scripts.splits import Split
+from experiments.data import check_start
 from run_classification import main
 
 
@@ -24,7 +27,7 @@ def test_a_run_is_never_overwritten(finished_run, scans, capsys):
 def test_folds_of_a_split_that_is_used_again_are_refused(finished_run, scans, tmp_path, refused, given):
     again = {given: finished_run / "split.json" if given == "split_file" else finished_run}
     says = refused(arguments(scans, tmp_path / "run", **again, split="random", num_folds=3, fold=1))
-    assert "leave them out" in says and "split.json" in says
+    assert "give --num_folds 0" in says and "split.json" in says
 
 
 @pytest.mark.parametrize(
@@ -79,17 +82,54 @@ def test_scans_prepared_otherwise_than_the_model_was_trained_on_are_refused(fini
     assert "was trained with pixels_per_line=24, got pixels_per_line=32" in says
 
 
-@pytest.mark.parametrize("dataset", ["matlab", "exported"])
-def test_first_weights_that_have_seen_what_is_held_out_are_refused(finished_run, scans, tmp_path, refused, dataset):
-    start = shutil.copytree(finished_run, tmp_path / "start")
-    split = json.loads((start / "split.json").read_text())
-    (start / "split.json").write_text(json.dumps(split | {"dataset": dataset}))
+def run_that_saw(folder, split, recipe=None):
+    folder.mkdir()
+    (folder / "split.json").write_text(json.dumps(split))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe or {}))
+    return folder
+
+
+def test_what_is_held_out_was_in_no_run_that_the_first_weights_come_from(tmp_path):
+    held_out = Split("sessions", 0, "hsi100", {"train": ["c"], "validation": ["default_1", "b"]}, {})
+    elsewhere = {"method": "all", "seed": 0, "dataset": "folder", "parts": {"train": ["atoms/default_1", "7"]}}
+    seen = run_that_saw(tmp_path / "seen", elsewhere)
+    (seen / "checkpoint-3").mkdir()
+    fresh = elsewhere | {"parts": {"train": ["atoms/another"]}}
+    starts = [seen, seen / "checkpoint-3"]
+    starts.append(run_that_saw(tmp_path / "further", fresh, {"model_name_or_path": str(seen)}))
+    starts.append(run_that_saw(tmp_path / "pupil", fresh, {"teachers": [str(seen)]}))
+    for start in starts:
+        with pytest.raises(
+            ValueError, match=r"seen was trained on 1 of the 2 scans that this run holds out, default_1"
+        ):
+            check_start(str(start), held_out)
+    check_start(str(run_that_saw(tmp_path / "fresh", fresh)), held_out)
+    check_start(None, held_out)
+    check_start("owner/name", held_out)
+    # numbers of scans in arrays name none
+    check_start(str(seen), Split("random", 0, "npz", {"train": ["1"], "validation": ["7"]}, {}))
+
+
+def test_first_weights_that_have_seen_what_a_split_file_holds_out_are_refused(finished_run, scans, tmp_path, refused):
+    split = json.loads((finished_run / "split.json").read_text())
     parts = split["parts"]
     other = split | {"parts": {"train": parts["validation"], "validation": parts["train"]}}
     (tmp_path / "other.json").write_text(json.dumps(other))
-    flags = {"model_name_or_path": start, "split_file": tmp_path / "other.json", "do_eval": True}
+    flags = {"model_name_or_path": finished_run, "split_file": tmp_path / "other.json", "do_eval": True}
     says = refused(arguments(scans, tmp_path / "run", **flags))
     assert f"was trained on {len(parts['train'])} of the {len(parts['train'])} scans" in says
+
+
+def test_weights_trained_on_everything_leave_nothing_to_score_on(finished_run, scans, tmp_path, refused):
+    start = shutil.copytree(finished_run, tmp_path / "start")
+    split = json.loads((start / "split.json").read_text())
+    everything = [scan_id for scan_ids in split["parts"].values() for scan_id in scan_ids]
+    (start / "split.json").write_text(json.dumps(split | {"method": "all", "parts": {"train": everything}}))
+    for more in ({"do_eval": True}, {"do_train": True, "split": "random"}):
+        says = refused(arguments(scans, tmp_path / "run", model_name_or_path=start, **more))
+        assert "leaves none to score on" in says and "--split all" in says
+    flags = {"model_name_or_path": start, "split": "all", "do_train": True, "max_steps": 1}
+    assert main(arguments(scans, tmp_path / "run", **flags)) == 0
 
 
 def test_an_unreadable_checkpoint_is_refused(finished_run, scans, tmp_path, refused):

@@ -107,10 +107,16 @@ def test_a_teacher_that_saw_what_is_scored_is_refused(split, share, says, finish
 def test_a_teacher_that_knows_the_scans_from_another_dataset_is_refused(finished_run, scans, tmp_path, refused):
     other = shutil.copytree(finished_run, tmp_path / "other")
     split = json.loads((other / "split.json").read_text())
-    (other / "split.json").write_text(json.dumps(split | {"dataset": "exported"}))
+    train = [f"class/scan{number}" for number in split["parts"]["train"]]
+    (other / "split.json").write_text(json.dumps(split | {"dataset": "folder", "parts": {"train": train}}))
+    arrays = dict(np.load(scans))
+    scans = tmp_path / "named.npz"
+    np.savez(scans, **arrays, scan_ids=np.array([f"scan{number}" for number in range(len(arrays["labels"]))]))
     flags = {"teachers": [str(other)], "teacher_share": 0.5}
     assert "did not hold out" in refused(arguments(scans, tmp_path / "run", **flags, split="random"))
-    load(scans, tmp_path / "run", **flags, split_file=finished_run / "split.json")
+    named = {part: [f"scan{number}" for number in numbers] for part, numbers in split["parts"].items()}
+    (tmp_path / "split.json").write_text(json.dumps(split | {"parts": named}))
+    load(scans, tmp_path / "run", **flags, split_file=tmp_path / "split.json")
 
 
 def test_what_is_no_teacher_is_refused(finished_run, scans, tmp_path, refused):
