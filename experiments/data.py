@@ -14,7 +14,8 @@ from data_scripts.scan_dataset import ScanDataset, StoredLines
 from data_scripts.source import EXPORTED
 from data_scripts.splits import Split, groups_of, split_labelled
 
-from .run_folder import SPLIT_FILE, lineage, run_of, seen_by
+from .lineage import lineage, run_of, seen_by
+from .run_folder import SPLIT_FILE
 from .teachers import check_teacher, teach
 
 logger = logging.getLogger(__name__)

@@ -34,7 +34,8 @@ from live.threads import one_thread
 from modeling_scanline.streaming_scanline import LineResult, ScanlineStreamer
 
 from .card import write_card
-from .run_folder import FAILURES_FILE, FAILURES_PICTURE, lineage, seen_by
+from .lineage import lineage, seen_by
+from .run_folder import FAILURES_FILE, FAILURES_PICTURE
 
 TOLERANCE = 3  # lines, as everywhere
 SIMULATION_SEED = 1009  # of a stream that no recipe trains on

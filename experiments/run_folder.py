@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -81,48 +80,6 @@ def read_recipe(folder: Path, name: str = RECIPE_FILE) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise ValueError(f"{name} maps no options to values")
     return recipe
-
-
-def run_of(model: str | Path | None) -> Path:
-    """The folder of the run that a model is of, which may be one of its checkpoints."""
-    folder = Path(model or "")
-    return folder.parent if folder.name.startswith("checkpoint-") else folder
-
-
-def lineage(model: str | Path | None) -> list[Path]:
-    """The runs that a model comes from, as far as they are here: its own, those it started from, and its teachers."""
-    found: list[Path] = []
-    wanted = [] if model is None else [model]
-    while wanted:
-        folder = run_of(wanted.pop())
-        if folder in found or not folder.is_dir():
-            continue
-        found.append(folder)
-        if (folder / RECIPE_FILE).is_file():
-            recipe = read_recipe(folder)
-            wanted += [each for each in (recipe.get("model_name_or_path"), *(recipe.get("teachers") or [])) if each]
-    return found
-
-
-def seen_by(folder: Path, dataset: str, scan_ids: Sequence[str]) -> list[str]:
-    """
-    Which scans a run was trained on.
-
-    Scans of another dataset are told by the last part of their names, as one builder calls a scan by its class and
-    its file, and another by its file; those that are only numbered there cannot be told.
-
-    Args:
-        folder: of the run.
-        dataset: that the scans are of.
-        scan_ids: their names in it.
-    """
-    path = folder / SPLIT_FILE
-    split = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"dataset": None, "parts": {}}
-    trained_on = split["parts"].get("train", [])
-    if split["dataset"] == dataset:
-        return sorted(set(scan_ids) & set(trained_on))
-    names = {name for scan_id in trained_on if not (name := scan_id.rpartition("/")[2]).isdigit()}
-    return [scan_id for scan_id in scan_ids if scan_id.rpartition("/")[2] in names]
 
 
 def portable_recipe(recipe: dict[str, Any]) -> dict[str, Any]:

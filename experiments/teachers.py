@@ -24,7 +24,8 @@ from data_scripts.splits import Split
 from modeling_scanline.configuration_scanline import CALIBRATION_ENTRIES
 
 from .library_models import find_collator
-from .run_folder import SPLIT_FILE, lineage, seen_by
+from .lineage import lineage, seen_by
+from .run_folder import SPLIT_FILE
 
 BATCH_SIZE = 64
 

@@ -1,0 +1,56 @@
+"""Which scans a model has seen, itself or by the runs that it comes from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from data_scripts.splits import Split
+
+from .run_folder import RECIPE_FILE, SPLIT_FILE, read_recipe
+
+
+def run_of(model: str | Path | None) -> Path:
+    """The folder of the run that a model is of, which may be one of its checkpoints."""
+    folder = Path(model or "")
+    return folder.parent if folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-") else folder
+
+
+def lineage(model: str | Path | None) -> list[Path]:
+    """The runs that a model comes from, as far as they are here: its own, those it started from, and its teachers."""
+    found: list[Path] = []
+    wanted = [] if model is None else [model]
+    while wanted:
+        folder = run_of(wanted.pop())
+        if folder in found or not folder.is_dir():
+            continue
+        found.append(folder)
+        if (folder / RECIPE_FILE).is_file():
+            recipe = read_recipe(folder)
+            wanted += [each for each in (recipe.get("model_name_or_path"), *(recipe.get("teachers") or [])) if each]
+    return found
+
+
+def seen_by(folder: Path, dataset: str, scan_ids: Sequence[str]) -> list[str]:
+    """
+    Which scans a run was trained on.
+
+    Scans of another dataset are told by the last part of their names, as one builder calls a scan by its class and
+    its file, and another by its file; those that are only numbered there cannot be told.
+
+    Args:
+        folder: of the run; one without a split has seen none.
+        dataset: that the scans are of.
+        scan_ids: their names in it.
+
+    Raises:
+        ValueError: if its split cannot be read.
+    """
+    if not (folder / SPLIT_FILE).is_file():
+        return []
+    split = Split.load(folder / SPLIT_FILE)
+    trained_on = split.parts.get("train", [])
+    if split.dataset == dataset:
+        return sorted(set(scan_ids) & set(trained_on))
+    names = {name for scan_id in trained_on if not (name := scan_id.rpartition("/")[2]).isdigit()}
+    return [scan_id for scan_id in scan_ids if scan_id.rpartition("/")[2] in names]
