@@ -46,9 +46,12 @@ import os
 
 os.environ["SCANLINE_RUN_TIME"] = f"20261123_10150{os.environ['RANK']}"
 
+from accelerate import PartialState
 from configuration import parse_arguments
 
 print(f"RESULT {parse_arguments(['--runs_dir', 'runs'])[2].output_dir}", flush=True)
+PartialState().wait_for_everyone()  # or one may end while the other still speaks to it, and the launch fails at random
+PartialState().destroy_process_group()
 """
 
 
