@@ -21,6 +21,7 @@ import datasets
 import numpy as np
 import torch
 import transformers
+from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
@@ -446,6 +447,8 @@ def main(argv: list[str] | None = None) -> int:
         use_all_cores(training_arguments.world_size)
         transformers.utils.logging.set_verbosity(training_arguments.get_process_log_level())
         run(model_arguments, data_arguments, training_arguments)
+        # gloo's threads would abort a process whose interpreter goes before its group does, and the launch fail
+        PartialState().destroy_process_group()
     except ConfigurationError as error:
         print(f"run_classification.py: error: {error}", file=sys.stderr)
         return 2

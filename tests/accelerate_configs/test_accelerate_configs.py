@@ -40,18 +40,19 @@ if accelerator.is_main_process:
 accelerator.end_training()
 """
 
-# As if a second went by between the starts of two processes.
+# As if a second went by between the starts of two processes. Each writes a file: printed lines can run into each other.
 NAMED_BY_TIME = """
 import os
+from pathlib import Path
 
 os.environ["SCANLINE_RUN_TIME"] = f"20261123_10150{os.environ['RANK']}"
 
 from accelerate import PartialState
 from configuration import parse_arguments
 
-print(f"RESULT {parse_arguments(['--runs_dir', 'runs'])[2].output_dir}", flush=True)
-PartialState().wait_for_everyone()  # or one may end while the other still speaks to it, and the launch fails at random
-PartialState().destroy_process_group()
+folder = parse_arguments(["--runs_dir", "runs"])[2].output_dir
+Path(__file__).with_name(os.environ["RANK"]).write_text(folder)
+PartialState().destroy_process_group()  # see run_classification.py
 """
 
 
@@ -161,7 +162,8 @@ def test_two_processes_are_at_one_run(tmp_path: Path) -> None:
     (tmp_path / "probe.py").write_text(NAMED_BY_TIME)
     clean = {"PYTHONPATH": str(FOLDER.parent), "SLURM_JOB_ID": ""}
     launch = start(tmp_path / "probe.py", FOLDER / "cpu_two_processes.yaml", **clean)
-    assert results(launch) == ["RESULT runs/20261123_101500"] * 2
+    results(launch)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["runs/20261123_101500"] * 2
 
 
 def test_two_machines_meet(probe: Path, tmp_path: Path) -> None:

@@ -230,9 +230,11 @@ def test_warmup_takes_epochs_of_the_data_where_a_number_of_steps_is_asked_for(sc
     assert all((rate < 3e-3) == (epoch <= 1) for epoch, rate in rates)
 
 
-def launch(flags: list[str], config: Path = CONFIGS / "cpu.yaml") -> list[str]:
+def launch(
+    flags: list[str], config: Path = CONFIGS / "cpu.yaml", script: Path = ROOT / "run_classification.py"
+) -> list[str]:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    return [*command, str(ROOT / "run_classification.py"), *flags]
+    return [*command, str(script), *flags]
 
 
 @pytest.mark.parametrize(
@@ -282,6 +284,26 @@ def test_two_processes_give_the_loss_of_one(scans, tmp_path, config, more, toler
     assert {name for name, _ in rows} == {"two"}
     tracked = [json.loads(metrics) for _, metrics in rows]
     assert [record["train/loss"] for record in tracked if "train/loss" in record] == pytest.approx(list(two.values()))
+
+
+LEFT = """
+import sys
+
+import torch.distributed
+from run_classification import main
+
+status = main(sys.argv[1:])
+# what is open here aborts the process at its end, now and then
+assert status == 0 and not torch.distributed.is_initialized()
+"""
+
+
+def test_processes_leave_their_group(scans, tmp_path):
+    (tmp_path / "left.py").write_text(LEFT)
+    flags = arguments(scans, tmp_path / "run", max_steps=1, do_train=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = launch(flags, CONFIGS / "cpu_two_processes.yaml", tmp_path / "left.py")
+    subprocess.run(command, check=True, timeout=300, env=environment, cwd=tmp_path)
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(scans, tmp_path):
