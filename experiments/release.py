@@ -271,7 +271,7 @@ def release(
     folds = [Fold.load(folder) for folder in fold_folders]
     check_folds(run, folds)
     description = describe(run, folds) | {"remark": remark}
-    model = AutoModelForImageClassification.from_pretrained(run)
+    model = AutoModelForImageClassification.from_pretrained(run, next_line_weight=0.0)  # for training only
     model.config.calibration_lines = description["calibration"]["lines"]
     model.config.calibration_temperatures = description["calibration"]["temperatures"]
     model.config.calibration_biases = description["calibration"]["biases"]

@@ -245,7 +245,10 @@ class ScanlineTrainer(Trainer):
         labels = inputs.get("labels")
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
-            self.record.add(outputs["logits"].detach(), labels, loss.detach())
+            of_states = loss.detach()
+            if (of_next_lines := outputs.get("next_line_loss")) is not None:  # which a validation does not have
+                of_states = of_states * (1 - of_next_lines.detach() / outputs["loss"].detach())
+            self.record.add(outputs["logits"].detach(), labels, of_states)
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

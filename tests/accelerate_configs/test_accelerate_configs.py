@@ -40,7 +40,7 @@ if accelerator.is_main_process:
 accelerator.end_training()
 """
 
-# As if a second went by between the starts of two processes. Each writes a file: printed lines can run into each other.
+# As if a second went by between the starts of two processes. Each writes a file: what both print can get mixed.
 NAMED_BY_TIME = """
 import os
 from pathlib import Path

@@ -135,6 +135,10 @@ def test_saved_configurations_keep_their_keys():
         ),
         ({"position_base": 0}, "position_base must be greater than 0"),
         ({"sliding_window": 1}, "sliding_window must be at least 2, got 1"),
+        ({"next_line_weight": -1.0}, "next_line_weight must not be negative, got -1.0"),
+        ({"next_line_steps": []}, "next_line_steps must be different numbers of at least 1"),
+        ({"next_line_steps": [0, 1]}, "next_line_steps must be different numbers of at least 1"),
+        ({"next_line_steps": [2, 2]}, "next_line_steps must be different numbers of at least 1"),
     ],
 )
 def test_impossible_causal_values_are_refused(changes, message):

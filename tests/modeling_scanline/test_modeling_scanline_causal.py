@@ -140,7 +140,7 @@ def test_all_that_follows_changes_no_logit_before_it(model, lines, whole, make_l
 def test_each_convolution_sees_the_context_lines_and_none_after(causal, make_lines, context_lines):
     tokenizer = causal(tokenizer_context_lines=context_lines).scanline.tokenizer
     pixels = make_lines(1, 30).requires_grad_()
-    tokenizer(pixels, None)[0, 20].sum().backward()
+    tokenizer(pixels, None)[0][0, 20].sum().backward()
     first = 20 - len(tokenizer.stages) * (context_lines - 1)
     seen = pixels.grad[0].abs().sum(-1) > 0
     assert seen.nonzero().flatten().tolist() == list(range(first, 21))

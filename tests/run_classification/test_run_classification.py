@@ -205,10 +205,25 @@ def test_the_published_networks_are_scored_after_each_number_of_lines(scans, tmp
     assert ("auroc_at_5" in epochs(tmp_path / "run")[0]["validation"]) == (model == "lrcn")
 
 
+def test_the_gap_to_validation_is_without_the_next_lines(finished_run, scans, tmp_path):
+    found = {}
+    for weight in (0.0, 2.0):
+        overrides = json.dumps(NO_CHANCE | {"next_line_weight": weight})
+        flags = arguments(
+            scans, tmp_path / str(weight), model_name_or_path=finished_run, config_overrides=overrides,
+            num_train_epochs=1, learning_rate=1e-12, augment=False, logging_strategy="epoch", do_train=True,
+        )  # fmt: skip
+        assert main(flags) == 0
+        history = json.loads((tmp_path / str(weight) / "trainer_state.json").read_text())["log_history"]
+        found[weight] = epochs(tmp_path / str(weight))[0]["train"]["loss"], history[0]["loss"]
+    assert found[2.0][0] == pytest.approx(found[0.0][0], rel=1e-5)
+    assert found[2.0][1] > found[0.0][1] + 0.1
+
+
 @pytest.mark.parametrize("model", ["causal", "transformers:vit"])
 def test_accumulated_steps_give_the_loss_of_one_large_batch(scans, tmp_path, model):
     common = {"max_steps": 6, "logging_strategy": "steps", "logging_steps": 1, "augment": False, "do_train": True}
-    overrides = json.dumps(OVERRIDES[model] | NO_CHANCE)
+    overrides = json.dumps(OVERRIDES[model] | NO_CHANCE | ({"next_line_weight": 1.0} if model == "causal" else {}))
     for name, size, accumulation in (("large", 16, 1), ("small", 4, 4)):
         flags = arguments(
             scans, tmp_path / name, model, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation,
@@ -256,8 +271,8 @@ def test_two_processes_give_the_loss_of_one(scans, tmp_path, config, more, toler
     more = dict(more)
     common = {
         "max_steps": 10, "logging_strategy": "steps", "logging_steps": 1, "augment": False, "do_train": True,
-        "do_eval": True, "config_overrides": json.dumps(TINY | NO_CHANCE), "num_train_epochs": 5,
-        "optim": more.pop("optim", "adamw_torch"),
+        "do_eval": True, "config_overrides": json.dumps(TINY | NO_CHANCE | {"next_line_weight": 1.0}),
+        "num_train_epochs": 5, "optim": more.pop("optim", "adamw_torch"),
     }  # fmt: skip
     assert main(arguments(scans, tmp_path / "one", per_device_train_batch_size=16, **common)) == 0
     # the files of accelerate_configs as they are, but for a CPU
