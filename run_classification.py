@@ -214,6 +214,12 @@ def check_checkpoint(checkpoint: str, model: Any) -> None:
         )
 
 
+def num_parameters(model: Any) -> int:
+    """Of what a verdict takes: without those of training alone."""
+    of_training = getattr(model, "next_lines", None)
+    return model.num_parameters() - (sum(weight.numel() for weight in of_training.parameters()) if of_training else 0)
+
+
 def summarize(
     data: Data,
     model_arguments: ModelArguments,
@@ -227,7 +233,7 @@ def summarize(
     start = model_arguments.model_name_or_path
     return {
         "model_type": model.config.model_type,
-        "num_parameters": model.num_parameters(),
+        "num_parameters": num_parameters(model),
         "base_model": start if start and not Path(start).exists() else None,  # of the Hub
         "dataset": data_arguments.dataset,
         "split": {"method": data.split.method, "seed": data.split.seed, "counts": data.split.counts},
@@ -379,7 +385,7 @@ def run(
                 f"{part}: {sum(classes.values())} scans ({', '.join(f'{n} {name}' for name, n in classes.items())})"
                 for part, classes in data.split.counts.items()
             )
-            console.print(f"{model.config.model_type}, {model.num_parameters():,} parameters · {counts}")
+            console.print(f"{model.config.model_type}, {num_parameters(model):,} parameters · {counts}")
 
     # training
     if training_arguments.do_train:

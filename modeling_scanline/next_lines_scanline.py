@@ -1,4 +1,3 @@
-# Copyright 2026 The Scanline developers. Licensed under the Apache License, Version 2.0.
 """Telling the next lines of a scan beside its state: a label says little of a scan, and its lines say much."""
 
 import torch

@@ -241,12 +241,14 @@ class ScanlineModelOutput(_OutputWithCache, ModelOutput):
         cache: to go on from here, where `use_cache` was set; also `past_key_values`.
         hidden_states: one `[batch, lines, hidden]` a layer and the tokens, where `output_hidden_states` was set.
         attentions: one `[batch, heads, lines, lines]` a layer, where `output_attentions` was set (eager attention).
+        line_features: `[batch, channels, lines, places]`, the tokenizer's last, where `output_line_features` was set.
     """
 
     last_hidden_state: torch.Tensor | None = None
     cache: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    line_features: torch.Tensor | None = None
 
 
 @dataclass
@@ -259,6 +261,7 @@ class ScanlineCausalOutput(_OutputWithCache, ModelOutput):
         cache: to go on from here, where `use_cache` was set; also `past_key_values`.
         hidden_states: one `[batch, lines, hidden]` a layer and the tokens, where `output_hidden_states` was set.
         attentions: one `[batch, heads, lines, lines]` a layer, where `output_attentions` was set (eager attention).
+        next_line_loss: the part of the loss that is of the next lines, in training with `next_line_weight`.
     """
 
     loss: torch.Tensor | None = None
@@ -267,6 +270,7 @@ class ScanlineCausalOutput(_OutputWithCache, ModelOutput):
     cache: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    next_line_loss: torch.Tensor | None = None
 
 
 def check_pixel_values(pixel_values: torch.Tensor, attention_mask: torch.Tensor | None, pixels_per_line: int) -> None:
@@ -288,6 +292,28 @@ def blank_unmeasured(pixel_values: torch.Tensor, attention_mask: torch.Tensor | 
     if attention_mask is None:
         return pixel_values
     return pixel_values.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
+
+
+def count_items(
+    labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which `labels` are counted, and what a sum over them is divided by, a scalar: see [`tip_state_loss`]."""
+    is_soft = labels.is_floating_point()
+    counted = (labels >= 0).all(dim=-1) if is_soft else labels != -100
+    if num_items_in_batch is None:
+        num_items = counted.sum()
+    else:
+        # of soft labels the Trainer counts every score
+        num_items = torch.as_tensor(num_items_in_batch, device=labels.device) / (labels.shape[-1] if is_soft else 1)
+    return counted, num_items.clamp(min=1)
+
+
+def mean_over_scans(
+    values: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """Mean of a value of each scan `[batch]` over the labelled ones, divided as in [`tip_state_loss`]."""
+    counted, num_items = count_items(labels, num_items_in_batch)
+    return (values * (counted if counted.ndim == 1 else counted.sum(dim=-1))).sum() / num_items
 
 
 def tip_state_loss(
@@ -319,18 +345,11 @@ def tip_state_loss(
     """
     num_labels = logits.shape[-1]
     log_probabilities = nn.functional.log_softmax(logits.float(), dim=-1)
+    counted, num_items = count_items(labels, num_items_in_batch)
     if labels.is_floating_point():
-        counted = (labels >= 0).all(dim=-1)
         targets = labels.float().clamp(min=0)
-        items_per_scan = num_labels
     else:
-        counted = labels != -100
         targets = nn.functional.one_hot(labels.masked_fill(~counted, 0), num_labels).float()
-        items_per_scan = 1
-    if num_items_in_batch is None:
-        num_scans = counted.sum()
-    else:
-        num_scans = torch.as_tensor(num_items_in_batch, device=logits.device) / items_per_scan
     smoothed = targets * (1 - config.label_smoothing) + config.label_smoothing / num_labels
     if config.class_weights is not None:
         if len(config.class_weights) != num_labels:
@@ -350,7 +369,7 @@ def tip_state_loss(
         smoothed = smoothed.unsqueeze(1)
         weights = line_weights * counted.unsqueeze(1)
     losses = -(smoothed * log_probabilities).sum(-1) * weights
-    return losses.sum() / num_scans.clamp(min=1)
+    return losses.sum() / num_items
 
 
 def line_loss_weights(measured: torch.Tensor, weighting: str) -> torch.Tensor:

@@ -27,7 +27,9 @@ from .layers_scanline import (
     blank_unmeasured,
     check_pixel_values,
     judge_scans,
+    mean_over_scans,
 )
+from .next_lines_scanline import ScanlineNextLines
 
 if TYPE_CHECKING:
     from .streaming_scanline import ScanlineStreamer
@@ -164,7 +166,10 @@ class ScanlineTokenizerStage(nn.Module):
 
 
 class ScanlineTokenizer(nn.Module):
-    """Lines `[batch, lines, pixels_per_line]` to tokens `[batch, lines, hidden]`, each from lines up to its own."""
+    """
+    Lines `[batch, lines, pixels_per_line]` to tokens `[batch, lines, hidden]`, each from lines up to its own; and the
+    last features before they are pooled, `[batch, channels, lines, places]`.
+    """
 
     def __init__(self, config: ScanlineCausalConfig):
         super().__init__()
@@ -175,7 +180,9 @@ class ScanlineTokenizer(nn.Module):
         self.with_maximum = config.tokenizer_pooling == "mean_max"
         self.projection = nn.Linear(config.tokenizer_channels[-1] * (1 + self.with_maximum), config.hidden_size)
 
-    def forward(self, pixel_values: torch.Tensor, line_buffers: dict[int, torch.Tensor] | None) -> torch.Tensor:
+    def forward(
+        self, pixel_values: torch.Tensor, line_buffers: dict[int, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         # channels last: the convolutions are memory-bound, and the normalization over channels needs no copy
         features = pixel_values.unsqueeze(1).contiguous(memory_format=torch.channels_last)
         for stage_idx, stage in enumerate(self.stages):
@@ -186,7 +193,7 @@ class ScanlineTokenizer(nn.Module):
         pooled = features.mean(dim=-1)
         if self.with_maximum:
             pooled = torch.cat((pooled, features.amax(dim=-1)), dim=1)
-        return self.projection(pooled.transpose(1, 2))
+        return self.projection(pooled.transpose(1, 2)), features
 
 
 class ScanlineCausalPreTrainedModel(ScanlineTransformerPreTrainedModel):
@@ -230,6 +237,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
         past_key_values: ScanlineCache | None = None,
         use_cache: bool | None = None,
         cache: ScanlineCache | None = None,
+        output_line_features: bool = False,
         **kwargs,
     ) -> ScanlineModelOutput:
         """
@@ -240,6 +248,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
             past_key_values: what an earlier call returned, to go on from there.
             use_cache: whether to return `past_key_values`; implied by giving them.
             cache: another name for `past_key_values`, that of transformers from 5.24 on.
+            output_line_features: whether to return `line_features`.
 
         Returns:
             `last_hidden_state` `[batch, lines, hidden]`, and `past_key_values`.
@@ -266,7 +275,8 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
             past_key_values.check_room(num_lines)
         num_seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         positions = torch.arange(num_lines, device=pixel_values.device) + num_seen
-        hidden_states = self.tokenizer(pixel_values, None if past_key_values is None else past_key_values.line_buffers)
+        line_buffers = None if past_key_values is None else past_key_values.line_buffers
+        hidden_states, line_features = self.tokenizer(pixel_values, line_buffers)
         position_embeddings = None
         if self.config.position_embedding_type == "rotary":
             cos, sin = self.sinusoids(positions, self.config.hidden_size // self.config.num_attention_heads)
@@ -292,17 +302,30 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        return ScanlineModelOutput(last_hidden_state=self.norm(hidden_states), cache=past_key_values)
+        return ScanlineModelOutput(
+            last_hidden_state=self.norm(hidden_states),
+            cache=past_key_values,
+            line_features=line_features if output_line_features else None,
+        )
 
 
 class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
-    """The causal scanline transformer with a linear head at every line."""
+    """
+    The causal scanline transformer with a linear head at every line.
+
+    With `next_line_weight`, it is trained to tell the next lines as well, see [`ScanlineNextLines`].
+    """
+
+    # weights of training only: models with and without them load each other's
+    _keys_to_ignore_on_load_missing = [r"^next_lines\."]
+    _keys_to_ignore_on_load_unexpected = [r"^next_lines\."]
 
     def __init__(self, config: ScanlineCausalConfig):
         super().__init__(config)
         self.num_labels = config.num_labels or 0
         self.scanline = ScanlineCausalModel(config)
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        self.next_lines = ScanlineNextLines(config) if config.next_line_weight else None
         self.post_init()
 
     def calibration(
@@ -355,12 +378,14 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
             `logits` of the last measured line `[batch, num_labels]`, `line_logits` `[batch, lines, num_labels]`,
             and the loss where there are labels.
         """
+        tells_next_lines = self.next_lines is not None and self.training and labels is not None
         outputs = self.scanline(
             pixel_values,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
             cache=cache,
+            output_line_features=tells_next_lines,
             **kwargs,
         )
         line_logits = self.classifier(outputs.last_hidden_state)
@@ -370,6 +395,13 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
             temperatures, biases = self.calibration(num_seen + 1, line_logits.shape[1], line_logits.device)
             line_logits = line_logits / temperatures.to(line_logits) + biases.to(line_logits)
         logits, loss = judge_scans(line_logits, attention_mask, labels, self.config, num_items_in_batch)
+        next_line_loss = None
+        if tells_next_lines:
+            assert self.next_lines is not None and labels is not None and loss is not None
+            lines = blank_unmeasured(pixel_values, attention_mask)
+            error = self.next_lines.error(outputs.line_features, outputs.last_hidden_state, lines, attention_mask)
+            next_line_loss = self.config.next_line_weight * mean_over_scans(error, labels, num_items_in_batch)
+            loss = loss + next_line_loss
         return ScanlineCausalOutput(
             loss=loss,
             logits=logits,
@@ -377,6 +409,7 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
             cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            next_line_loss=next_line_loss,
         )
 
 

@@ -311,6 +311,11 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
         line_loss_weighting (`str`, *optional*, defaults to `"uniform"`):
             Weight of each line's prediction in the loss: `"uniform"`, `"linear"` (grows with the lines seen) or
             `"last"` (only the last measured line).
+        next_line_weight (`float`, *optional*, defaults to 0.0):
+            Weight in the loss, in training, of how well the model tells the lines that come next, see
+            [`ScanlineNextLines`]. 0 leaves out the weights that this takes.
+        next_line_steps (`list[int]`, *optional*, defaults to `[1, 4, 12]`):
+            Which of the next lines it tells.
         use_cache (`bool`, *optional*, defaults to `False`):
             Whether a forward pass returns `past_key_values`. A whole scan needs none.
         calibration_lines (`list[int]`, *optional*):
@@ -351,6 +356,8 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     position_base: float | int = 10000.0
     sliding_window: int | None = 128
     line_loss_weighting: str = "uniform"
+    next_line_weight: float | int = 0.0
+    next_line_steps: list[int] | tuple[int, ...] = (1, 4, 12)
     use_cache: bool = False
     calibration_lines: list[int] | None = None
     calibration_temperatures: list[float | int] | None = None
@@ -369,7 +376,16 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
         self.tokenizer_channels = list(self.tokenizer_channels)
         self.tokenizer_kernel_sizes = list(self.tokenizer_kernel_sizes)
         self.tokenizer_strides = list(self.tokenizer_strides or [1] * len(self.tokenizer_channels))
+        self.next_line_steps = list(self.next_line_steps)
         super().__post_init__(**kwargs)
+
+    @property
+    def tokenizer_width(self) -> int:
+        """Places along a line that the convolutions of the tokenizer leave."""
+        width = self.pixels_per_line
+        for stride in self.tokenizer_strides or []:  # filled in at construction
+            width = -(-width // stride) // 2
+        return width
 
     def validate_tokenizer(self) -> None:
         """Raises `ValueError` for a tokenizer that cannot be built."""
@@ -389,10 +405,7 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
             )
         if self.tokenizer_context_lines < 1:
             raise ValueError(f"tokenizer_context_lines must be at least 1, got {self.tokenizer_context_lines}.")
-        width = self.pixels_per_line
-        for stride in strides:
-            width = -(-width // stride) // 2
-        if width < 1:
+        if self.tokenizer_width < 1:
             raise ValueError(
                 f"pixels_per_line={self.pixels_per_line} is too narrow for {len(self.tokenizer_channels)} "
                 "convolutions with pooling: use fewer convolutions or smaller tokenizer_strides."
@@ -420,6 +433,14 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
             raise ValueError(f"position_base must be greater than 0, got {self.position_base}.")
         if self.sliding_window is not None and self.sliding_window < 2:
             raise ValueError(f"sliding_window must be at least 2, got {self.sliding_window}.")
+
+    def validate_next_lines(self) -> None:
+        """Raises `ValueError` for next lines that cannot be told."""
+        steps = self.next_line_steps
+        if self.next_line_weight < 0:
+            raise ValueError(f"next_line_weight must not be negative, got {self.next_line_weight}.")
+        if min(steps, default=0) < 1 or len(set(steps)) != len(steps):
+            raise ValueError(f"next_line_steps must be different numbers of at least 1, got {steps}.")
 
     def validate_calibration(self) -> None:
         """Raises `ValueError` for a calibration that cannot be used."""

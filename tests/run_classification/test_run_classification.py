@@ -205,8 +205,8 @@ def test_the_published_networks_are_scored_after_each_number_of_lines(scans, tmp
     assert ("auroc_at_5" in epochs(tmp_path / "run")[0]["validation"]) == (model == "lrcn")
 
 
-def test_the_gap_to_validation_is_without_the_next_lines(finished_run, scans, tmp_path):
-    found = {}
+def test_neither_gap_to_validation_nor_size_are_of_the_next_lines(finished_run, scans, tmp_path):
+    found, sizes = {}, set()
     for weight in (0.0, 2.0):
         overrides = json.dumps(NO_CHANCE | {"next_line_weight": weight})
         flags = arguments(
@@ -216,8 +216,10 @@ def test_the_gap_to_validation_is_without_the_next_lines(finished_run, scans, tm
         assert main(flags) == 0
         history = json.loads((tmp_path / str(weight) / "trainer_state.json").read_text())["log_history"]
         found[weight] = epochs(tmp_path / str(weight))[0]["train"]["loss"], history[0]["loss"]
+        sizes.add(json.loads((tmp_path / str(weight) / "summary.json").read_text())["num_parameters"])
     assert found[2.0][0] == pytest.approx(found[0.0][0], rel=1e-5)
     assert found[2.0][1] > found[0.0][1] + 0.1
+    assert len(sizes) == 1  # a verdict takes as many weights
 
 
 @pytest.mark.parametrize("model", ["causal", "transformers:vit"])
