@@ -368,7 +368,7 @@ def run(
         args=training_arguments,
         data_collator=find_collator(processor),
         compute_loss_func=find_loss(model.config),
-        train_dataset=data.parts["train"] if data else None,
+        train_dataset=data.training if data else None,
         eval_dataset=validation,
         processing_class=processor,
         compute_metrics=scorer,
@@ -406,7 +406,7 @@ def run(
                 dataset = dataset.select(chosen)
                 scan_ids, groups, line_counts = [scan_ids[i] for i in chosen], [groups[i] for i in chosen], []
             of_part = TipStateScorer(dataset, data.label_names, line_counts)
-            figures[part], probabilities = score_part(trainer, dataset.as_measured(), of_part, scan_ids, groups)
+            figures[part], probabilities = score_part(trainer, dataset, of_part, scan_ids, groups)
             if main_process and part != "train":
                 probabilities.save(folder, part)
                 figures[part] |= {"sessions": probabilities.by_session(), "mistakes": probabilities.surest_mistakes()}

@@ -136,6 +136,13 @@ class DataArguments(ScanSource):
     teacher_share: float = field(
         default=0.0, metadata={"help": "Share of the teachers in the label of a scan that people have labelled."}
     )
+    rehearsal_scans: int = field(
+        default=0,
+        metadata={
+            "help": "Simulated scans to train on beside those of the dataset, so that a model which was trained on "
+            "simulated ones first does not forget them; left out where the classes are others. They are never scored."
+        },
+    )
     eval_labels: str = field(
         default="unanimous",
         metadata={"help": "Labels to score on.", "choices": ["unanimous", "majority"]},
@@ -240,6 +247,13 @@ class DataArguments(ScanSource):
             )
         if self.unused_classes < 0:
             raise ConfigurationError(f"unused_classes must not be negative, got {self.unused_classes}.")
+        if self.rehearsal_scans < 0:
+            raise ConfigurationError(f"rehearsal_scans must not be negative, got {self.rehearsal_scans}.")
+        if self.rehearsal_scans and self.dataset == "simulated":
+            raise ConfigurationError(
+                "rehearsal_scans go with real scans: of simulated ones, num_scans makes more, and some of these would "
+                "be held out and trained on."
+            )
         if not 0 <= self.teacher_share <= 1:
             raise ConfigurationError(f"teacher_share must lie in [0, 1], got {self.teacher_share}.")
         if bool(self.teachers) != (self.teacher_share > 0):

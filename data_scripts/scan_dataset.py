@@ -171,12 +171,8 @@ class ScanDataset(torch.utils.data.Dataset):
         masks = [self.lines[block].isfinite().any(dim=-1) for block in blocks]
         return torch.cat(masks) if masks else torch.empty(self.lines.shape[:2], dtype=torch.bool)
 
-    def as_measured(self) -> "ScanDataset":
-        """The same scans, without augmentation."""
-        return ScanDataset(self.lines, self.labels, self.normalization)
-
     def select(self, indices: np.ndarray) -> "ScanDataset":
-        """These scans only, as they are handed out for scoring."""
+        """These scans only, as they are handed out for scoring: whole, and not augmented."""
         lines = self.lines.select(indices) if isinstance(self.lines, StoredLines) else self.lines[indices]
         labels = None if self.labels is None else self.labels[indices]
         return ScanDataset(lines, labels, self.normalization)

@@ -15,6 +15,7 @@ from data_scripts.source import EXPORTED
 from data_scripts.splits import Split, groups_of, split_labelled
 
 from .lineage import lineage, run_of, seen_by
+from .rehearsal import add_simulated
 from .run_folder import SPLIT_FILE
 from .teachers import check_teacher, teach
 
@@ -27,7 +28,8 @@ class Data:
     The parts of a dataset, ready for the Trainer, and what belongs to them.
 
     Attributes:
-        parts: by name, `train` and those that are scored.
+        training: what is trained on: the training scans, augmented, and simulated ones that are rehearsed.
+        parts: by name, `train` and those that are held out, to be scored.
         scan_ids: of each part.
         groups: session of each scan of each part.
         label_names: of the classes.
@@ -38,6 +40,7 @@ class Data:
         labels_by_teachers: number of training scans whose label is that of teachers alone.
     """
 
+    training: ScanDataset
     parts: dict[str, ScanDataset]
     scan_ids: dict[str, list[str]]
     groups: dict[str, list[str]]
@@ -97,17 +100,19 @@ def load_data(
         for teacher in arguments.teachers:
             check_teacher(Path(teacher), arguments.dataset, held_out)
         train_labels = teach(arguments.teachers, arguments.teacher_share, train_lines, train_labels, label_names)
-    datasets_by_part = {
-        "train": ScanDataset(
-            train_lines,
-            train_labels,
-            normalization,
-            arguments.augmentation(),
-            seed,
-            arguments.segment_lines,
-            arguments.segment_epochs,
-        )
-    }
+    datasets_by_part = {"train": ScanDataset(train_lines, train_labels, normalization)}
+    used_lines, used_labels = train_lines, train_labels
+    if arguments.rehearsal_scans:
+        used_lines, used_labels = add_simulated(arguments, train_lines, train_labels, label_names)
+    training = ScanDataset(
+        used_lines,
+        used_labels,
+        normalization,
+        arguments.augmentation(),
+        seed,
+        arguments.segment_lines,
+        arguments.segment_epochs,
+    )
     indices = {"train": train}
     for name, part in parts.items():
         if name == "train":
@@ -132,12 +137,13 @@ def load_data(
         dataset=arguments.dataset,
     )
     return Data(
+        training=training,
         parts=datasets_by_part,
         scan_ids={name: scan_ids[part].tolist() for name, part in indices.items()},
         groups={name: sessions[part].tolist() for name, part in indices.items()},
         label_names=label_names,
         split=split,
-        class_weights=find_class_weights(arguments, train_labels, label_names),
+        class_weights=find_class_weights(arguments, used_labels, label_names),
         scan_lines={
             "minimum": int(num_lines[train].min()),
             "median": float(np.median(num_lines[train])),

@@ -315,4 +315,4 @@ class TestSegments:
         assert next(iter(loader))["pixel_values"].shape == (40, 30, 2)
 
     def test_not_where_scans_are_scored(self):
-        assert self.dataset().as_measured().__getitems__([0])["pixel_values"].shape == (1, 30, 2)
+        assert self.dataset().select(np.arange(3)).__getitems__([0])["pixel_values"].shape == (1, 30, 2)

@@ -94,8 +94,8 @@ def test_a_share_of_labels_leaves_validation_as_it_is(arguments):
 def test_scans_on_the_disk_are_those_in_memory(arguments):
     memory, disk = (load_data(arguments(keep_in_memory=kept), 0, None) for kept in (True, False))
     assert isinstance(disk.parts["train"].lines, StoredLines) and isinstance(memory.parts["train"].lines, torch.Tensor)
-    for part in memory.parts:
-        one, other = (data.parts[part].__getitems__([3, 1]) for data in (memory, disk))
+    for part in ("training", *memory.parts):
+        one, other = ({"training": data.training, **data.parts}[part].__getitems__([3, 1]) for data in (memory, disk))
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from run_cases import COMPARATORS, OVERRIDES, TINY, arguments, epochs, losses
 from transformers import AutoConfig, AutoModelForImageClassification
 
+from data_scripts.simulation import TIP_STATES
 from experiments.probabilities import Probabilities
 from modeling_scanline import ScanlineImageProcessor
 from run_classification import main
@@ -368,6 +369,21 @@ def test_a_stopped_run_with_workers_that_outlive_an_epoch_goes_on_as_if_it_had_n
         shutil.rmtree(tmp_path / "run" / f"checkpoint-{step}")
     assert main(arguments(scans, tmp_path / "run", resume_from_checkpoint=True, **common)) == 0
     assert losses(tmp_path / "run") == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_run_with_simulated_scans_among_its_own_is_scored_on_its_own(tmp_path):
+    images = np.random.default_rng(0).normal(size=(40, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "scans.npz", images=images, labels=np.arange(40) % 4, label_names=np.array(TIP_STATES))
+    flags = arguments(
+        tmp_path / "scans.npz", tmp_path / "run", rehearsal_scans=24, num_train_epochs=1, pixels_per_line=32,
+        max_lines=32, split="random", eval_line_counts=["5"], do_train=True, do_eval=True,
+    )  # fmt: skip
+    assert main(flags) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    sizes = {part: sum(counts.values()) for part, counts in summary["split"]["counts"].items()}
+    assert sum(sizes.values()) == 40 and summary["train"]["whole"]["num_scans"] == sizes["train"]
+    assert state["global_step"] == -(-(sizes["train"] + 24) // 16)
 
 
 def test_fewer_scans_may_be_trained_on_than_validated_on(scans, tmp_path):
