@@ -249,11 +249,6 @@ class DataArguments(ScanSource):
             raise ConfigurationError(f"unused_classes must not be negative, got {self.unused_classes}.")
         if self.rehearsal_scans < 0:
             raise ConfigurationError(f"rehearsal_scans must not be negative, got {self.rehearsal_scans}.")
-        if self.rehearsal_scans and self.dataset == "simulated":
-            raise ConfigurationError(
-                "rehearsal_scans go with real scans: of simulated ones, num_scans makes more, and some of these would "
-                "be held out and trained on."
-            )
         if not 0 <= self.teacher_share <= 1:
             raise ConfigurationError(f"teacher_share must lie in [0, 1], got {self.teacher_share}.")
         if bool(self.teachers) != (self.teacher_share > 0):

@@ -39,8 +39,10 @@ def add_simulated(
     if not isinstance(lines, torch.Tensor):
         raise ValueError("rehearsal_scans are trained on beside scans in memory: give --keep_in_memory true as well.")
     flatten = arguments.normalization == "flat_line"
+    # the next seed: where the dataset is simulated itself, some of its scans are held out
+    seed = arguments.simulation_seed + 1
     wanted = replace(
-        arguments, dataset="simulated", data_dir=None, num_scans=arguments.rehearsal_scans, rehearsal_scans=0
+        arguments, dataset="simulated", data_dir=None, num_scans=arguments.rehearsal_scans, simulation_seed=seed
     )
     scans = wanted.load(flatten=flatten)
     names = scans.features["label"].names

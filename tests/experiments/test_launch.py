@@ -28,7 +28,8 @@ if "--interrupt" in sys.argv and count == 0:
     os.kill(os.getpid(), signal.SIGINT)
 resumed = "--resume_from_checkpoint" in sys.argv
 threads = os.environ.get("OMP_NUM_THREADS")
-(folder / "summary.json").write_text(json.dumps({"resumed": resumed, "threads": threads}))
+(folder / "summary.part").write_text(json.dumps({"resumed": resumed, "threads": threads}))
+os.replace(folder / "summary.part", folder / "summary.json")  # as a run does: it may be read at any moment
 """
 
 

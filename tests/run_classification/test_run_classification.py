@@ -213,6 +213,7 @@ def test_neither_gap_to_validation_nor_size_are_of_the_next_lines(finished_run, 
         flags = arguments(
             scans, tmp_path / str(weight), model_name_or_path=finished_run, config_overrides=overrides,
             num_train_epochs=1, learning_rate=1e-12, augment=False, logging_strategy="epoch", do_train=True,
+            do_eval=True,
         )  # fmt: skip
         assert main(flags) == 0
         history = json.loads((tmp_path / str(weight) / "trainer_state.json").read_text())["log_history"]

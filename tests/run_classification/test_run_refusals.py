@@ -61,7 +61,6 @@ def test_scans_that_make_no_dataset_are_refused(arrays, says, tmp_path, refused)
         ({"resume_from_checkpoint": True}, "no complete checkpoint"),
         ({"split_file": "nowhere.json"}, "nowhere.json"),
         ({"data_dir": "nowhere.npz"}, "nowhere.npz"),
-        ({"rehearsal_scans": 8, "dataset": "simulated"}, "rehearsal_scans go with real scans"),
         ({"rehearsal_scans": -1}, "rehearsal_scans must not be negative"),
         ({"rehearsal_scans": 8, "keep_in_memory": False}, "give --keep_in_memory true"),
     ],
