@@ -149,7 +149,7 @@ def alike(kept: Path, other: Path) -> bool:
     for folder in (kept, other):
         summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
         training = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
-        trainings.append((training, summary["epochs"], summary["num_parameters"]))
+        trainings.append(({"rehearsed": 0, **training}, summary["epochs"], summary["num_parameters"]))
     return trainings[0] == trainings[1]
 
 
@@ -165,7 +165,8 @@ def training_of(folder: Path) -> dict[str, Any]:
     What else the models of a comparison differ in.
 
     Returns:
-        `optimizer`; `start`, the dataset of the first weights; and `teachers`, of how many models it has learned.
+        `optimizer`; `start`, the dataset of the first weights; `rehearsed`, the number of simulated scans among the
+        real ones; and `teachers`, of how many models it has learned.
     """
     recipe = read_recipe(folder)
     start = recipe.get("model_name_or_path")
@@ -176,6 +177,7 @@ def training_of(folder: Path) -> dict[str, Any]:
     return {
         "optimizer": optimizer.removesuffix("_fused").removesuffix("_torch"),
         "start": start,
+        "rehearsed": recipe.get("rehearsal_scans") or 0,
         "teachers": len(recipe.get("teachers") or []),
     }
 
@@ -212,12 +214,12 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
     lines = [
         f"### {split}: {protocol}",
         "",
-        "Balanced accuracy / AUROC after so many lines; unanimous labels, complete scans, last epoch.",
+        "Balanced accuracy / AUROC after so many lines; unanimous labels, complete scans, last epoch. Rehearsed: "
+        "simulated scans among the real ones of training.",
         "",
-        "| model | parameters | first trained on | teachers | optimizer | epochs | seeds | folds | scans | "
-        + " | ".join(map(str, LINE_COUNTS))
-        + " | whole scan, and its interval |",
-        "|---|---|---|---|---|---|---|---|---|" + "---|" * (len(LINE_COUNTS) + 1),
+        "| model | parameters | first trained on | rehearsed | teachers | optimizer | epochs | seeds | folds "
+        "| scans | " + " | ".join(map(str, LINE_COUNTS)) + " | whole scan, and its interval |",
+        "|---|---|---|---|---|---|---|---|---|---|" + "---|" * (len(LINE_COUNTS) + 1),
     ]
     for result in of_split:
         *cells, at_end = (
@@ -229,15 +231,16 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
         scans = " ".join(map(str, sorted(set(result["num_scans"].values()))))
         seeds = " ".join(map(str, result["folds_by_seed"]))
         folds = sorted({number for numbers in result["folds_by_seed"].values() for number in numbers})
+        of_all = "–" if split == "random" else f"{len(folds)} of {NUM_FOLDS}"
         lines.append(
             f"| {result['model']} | {result['num_parameters']:,} | {result['start'] or '–'} | "
-            f"{result['teachers'] or '–'} | {result['optimizer']} | {result['epochs']:g} | "
-            f"{seeds} | {'–' if split == 'random' else f'{len(folds)} of {NUM_FOLDS}'} | {scans} | "
+            f"{result.get('rehearsed') or '–'} | {result['teachers'] or '–'} | {result['optimizer']} | "
+            f"{result['epochs']:g} | {seeds} | {of_all} | {scans} | "
             f"{' | '.join(cells)} | {at_end} ({intervals}) |"
         )
     if split == "random":
         lines += [
-            f"| {name} | | | | | | | | {PUBLISHED_SCANS} |{' |' * len(LINE_COUNTS)} {accuracy:.3f} / {area:.3f} |"
+            f"| {name} | | | | | | | | | {PUBLISHED_SCANS} |{' |' * len(LINE_COUNTS)} {accuracy:.3f} / {area:.3f} |"
             for name, (accuracy, area) in PUBLISHED.items()
         ]
     return [*lines, ""]

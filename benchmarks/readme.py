@@ -107,10 +107,11 @@ def accuracy_row(row: dict[str, Any]) -> str:
         scored.append(f"{len(folds)} of {NUM_FOLDS} folds")
     seeds = list(row["folds_by_seed"])
     start = {None: "", UNKNOWN: " from other weights"}.get(row["start"], f" after {row['start']} scans")
+    rehearsed = f", {row['rehearsed']:,} of them among the real ones" if row.get("rehearsed") else ""
     taught = f", learning from {row['teachers']} teachers" if row.get("teachers") else ""
     scored += [
         f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}",
-        f"{row['epochs']:g} epochs of {row['optimizer']}{start}{taught}",
+        f"{row['epochs']:g} epochs of {row['optimizer']}{start}{rehearsed}{taught}",
     ]
     name = NAMES.get(row["model"])
     model = f"`{row['model']}`" if name is None else f"{name}, `{row['model']}`"

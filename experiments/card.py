@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from data_scripts.provenance import PROVENANCE
 
+from .rehearsal import are_simulated
 from .run_folder import (
     CARD_FILE,
     FAILURES_FILE,
@@ -115,6 +116,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "surface": surface,
         "provenance": known,
         "start": Path(start).name if start else None,
+        "rehearsed": (recipe.get("rehearsal_scans") or 0) if are_simulated(facts["label_names"]) else 0,
         "pretraining_recipe": (folder / PRETRAINING_RECIPE_FILE).is_file(),
         "failures": json.loads(failures.read_text(encoding="utf-8")) if failures.is_file() else None,
         "max_sessions": MAX_SESSIONS,

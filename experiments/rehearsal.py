@@ -14,8 +14,14 @@ import torch
 
 from configuration import DataArguments
 from data_scripts.scan_dataset import StoredLines
+from data_scripts.simulation import TIP_STATES
 
 logger = logging.getLogger(__name__)
+
+
+def are_simulated(label_names: Sequence[str]) -> bool:
+    """Whether these classes, and others perhaps, are those of simulated scans."""
+    return set(TIP_STATES) <= set(label_names)
 
 
 def add_simulated(
@@ -39,6 +45,13 @@ def add_simulated(
     if not isinstance(lines, torch.Tensor):
         raise ValueError("rehearsal_scans are trained on beside scans in memory: give --keep_in_memory true as well.")
     flatten = arguments.normalization == "flat_line"
+    if not are_simulated(label_names):
+        logger.warning(
+            "rehearsal_scans are left out: simulated scans are of %s, these of %s.",
+            ", ".join(TIP_STATES),
+            ", ".join(label_names),
+        )
+        return lines, labels
     # the next seed: where the dataset is simulated itself, some of its scans are held out
     seed = arguments.simulation_seed + 1
     wanted = replace(
@@ -46,9 +59,6 @@ def add_simulated(
     )
     scans = wanted.load(flatten=flatten)
     names = scans.features["label"].names
-    if not set(names) <= set(label_names):
-        logger.warning("No simulated scans are rehearsed: they are of %s.", ", ".join(names))
-        return lines, labels
     places = np.array([label_names.index(name) for name in names])[np.asarray(scans["label"])]
     simulated = StoredLines(scans, arguments.max_lines)[np.arange(len(scans))]
     added = places if labels.ndim == 1 else np.eye(len(label_names), dtype=labels.dtype)[places]

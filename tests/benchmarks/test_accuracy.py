@@ -97,12 +97,15 @@ def test_what_else_the_models_differ_in_stands_beside_the_figures(command, tmp_p
     pretrained.mkdir()
     (pretrained / "summary.json").write_text('{"dataset": "simulated"}')
     start = {"model_name_or_path": str(pretrained)}
-    leave_run(tmp_path / "work" / "causal" / "random_seed1", verdicts(1.0, 0, 1), optim="muon", **start)
+    leave_run(
+        tmp_path / "work" / "causal" / "random_seed1", verdicts(1.0, 0, 1), optim="muon", rehearsal_scans=9, **start
+    )
     other = {"optim": "adamw_torch_fused", "teachers": ["one", "other"]}
     leave_run(tmp_path / "work" / "cnn" / "random_seed1", verdicts(0.5, 0, 1), **other)
     assert command("--splits", "random") == 0
     table = (tmp_path / "results" / "accuracy.md").read_text()
-    assert "| causal | 1,000 | simulated | – | muon | 3 |" in table and "| cnn | 1,000 | – | 2 | adamw | 3 |" in table
+    assert "| causal | 1,000 | simulated | 9 | – | muon | 3 |" in table
+    assert "| cnn | 1,000 | – | – | 2 | adamw | 3 |" in table
 
 
 def test_a_model_is_compared_with_one_whose_runs_are_gone(command, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from data_scripts.simulation import TIP_STATES
 from experiments.card import BY_LINES, describe, main, write_card
 
 NAMES = ["atoms", "rows"]
@@ -85,6 +86,18 @@ def test_is_the_same_when_written_again(run):
     first = (run / "README.md").read_bytes()
     assert main([str(run)]) == 0
     assert (run / "README.md").read_bytes() == first
+
+
+@pytest.mark.parametrize(("names", "number"), [(TIP_STATES, 1000), (("atoms", "rows"), 0)])
+def test_tells_of_simulated_scans_among_those_of_training(tmp_path, names, number):
+    split = {"method": "sessions", "seed": 0, "counts": {"train": dict.fromkeys(names, 3)}}
+    folder = leave_run(tmp_path / "run", split=split, recipe={"rehearsal_scans": 1000})
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["validation"]  # nothing was held out
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert describe(folder)["rehearsed"] == number
+    write_card(folder)
+    assert ("1,000 simulated scans were among those of training" in (folder / "README.md").read_text()) == bool(number)
 
 
 @pytest.mark.parametrize(
