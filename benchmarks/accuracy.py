@@ -9,10 +9,10 @@ scored: nothing is chosen on the scans that are reported.
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --jobs 8                      # everything, on a GPU
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --seeds 42 \\
         --models causal_small lrcn_small cnn cnn_padding                                       # on a CPU: a day
-    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models finetune_small --start \
+    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models finetune_small --start \\
         finetune_small=runs/pretrained                                                         # from trained weights
-    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models distill_small --start \
-        distill_small=runs/pretrained --teachers distill_small=runs/accuracy/finetune_small    # from others' verdicts
+    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models causal_small --teachers \\
+        causal_small=runs/accuracy/causal --extra --teacher_share 0.5                # from others' verdicts
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --report                      # of what has been run
 
 Finished runs are not run again, and those that were stopped go on from their last epoch. Writes accuracy.json, .md and

@@ -40,7 +40,8 @@ SIMULATION = {"seed": 0, "noise": 0.5, "clarity": 3.0, "pixels_per_period": 4.0}
 PLACE = 148  # in the stream of these; looked for until one showed a change that is found
 NAMES = {
     "finetune_small": "causal transformer, pre-trained (the released recipe)",
-    "finetune_tiny": "the same, tiny (released, too)",
+    "finetune_early_small": "the same, for verdicts after few lines",
+    "finetune_tiny": "the first, tiny (released, too)",
     "lrcn": "LRCN as published, trained here",
     "lrcn_small": "LRCN as published, every tenth line, trained here",
     "cnn": "CNN as published, for whole scans, trained here",
