@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from safetensors import SafetensorError
-from transformers import AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from data_scripts.splits import Split
@@ -271,7 +271,10 @@ def release(
     folds = [Fold.load(folder) for folder in fold_folders]
     check_folds(run, folds)
     description = describe(run, folds) | {"remark": remark}
-    model = AutoModelForImageClassification.from_pretrained(run, next_line_weight=0.0)  # for training only
+    config = AutoConfig.from_pretrained(run)
+    if hasattr(config, "next_line_weight"):
+        config.next_line_weight = 0.0  # its weights are for training only
+    model = AutoModelForImageClassification.from_pretrained(run, config=config)
     model.config.calibration_lines = description["calibration"]["lines"]
     model.config.calibration_temperatures = description["calibration"]["temperatures"]
     model.config.calibration_biases = description["calibration"]["biases"]

@@ -8,13 +8,21 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from data_scripts.splits import Split
 from experiments.calibration import Calibration
 from experiments.probabilities import Probabilities
 from experiments.release import main
-from modeling_scanline import ScanlineStreamer
+from modeling_scanline import (
+    ScanlineCausalConfig,
+    ScanlineCausalForImageClassification,
+    ScanlineImageProcessor,
+    ScanlineStreamer,
+    ScanlineViTConfig,
+    ScanlineViTForImageClassification,
+)
 from modeling_scanline.change_scanline import num_change_features
 from modeling_scanline.familiarity_scanline import num_familiarity_features
 
@@ -179,6 +187,23 @@ def test_a_remark_stands_on_the_card(run, tmp_path):
     folds = [leave_fold(tmp_path / f"fold{fold}", fold) for fold in range(2)]
     assert publish(run, *folds, more=("--remark", "Chosen on Sundays.")) == 0
     assert "\n\nChosen on Sundays.\n\n" in (tmp_path / "hub" / "scanline-x" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("weight", [0.5, None], ids=["with next lines", "of a model that knows none"])
+def test_weights_of_training_alone_are_not_shipped(run, tmp_path, weight):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    names = {"id2label": dict(enumerate(NAMES)), "pixels_per_line": 32}
+    if weight is None:
+        model = ScanlineViTForImageClassification(ScanlineViTConfig(**sizes, **names))
+    else:
+        config = ScanlineCausalConfig(**sizes, **names, tokenizer_channels=[4, 4, 4], next_line_weight=weight)
+        model = ScanlineCausalForImageClassification(config)
+    model.save_pretrained(run)
+    ScanlineImageProcessor(pixels_per_line=32).save_pretrained(run)
+    folds = [leave_fold(tmp_path / f"fold{fold}", fold) for fold in range(2)]
+    assert publish(run, *folds) == 0
+    shipped = load_file(tmp_path / "hub" / "scanline-x" / "model.safetensors")
+    assert shipped.keys() == {name for name in model.state_dict() if not name.startswith("next_lines.")}
 
 
 def test_the_recipes_of_teachers_travel_along(run, tmp_path):
