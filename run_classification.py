@@ -45,6 +45,7 @@ from configuration import (
 from configuration.arguments import MODEL_CONFIGS
 from experiments.card import write_card
 from experiments.data import Data, check_start, find_split_file, load_data
+from experiments.ensemble import check_members, describe_member, join
 from experiments.library_models import (
     check_images,
     find_collator,
@@ -104,7 +105,8 @@ def build_model(
     if data is not None:
         changes["id2label"] = dict(enumerate(data.label_names))
         changes["label2id"] = {name: label for label, name in enumerate(data.label_names)}
-    if arguments.model_name_or_path is None:
+    sources = arguments.sources
+    if not sources:
         if data is None:
             raise ConfigurationError("nothing to apply: give --model_name_or_path, the folder of a run.")
         changes["class_weights"] = data.class_weights
@@ -122,7 +124,9 @@ def build_model(
             pixels_per_line=data_arguments.pixels_per_line, normalization=data_arguments.normalization
         )
         return model, processor
-    source = arguments.model_name_or_path
+    if arguments.members:
+        check_members(sources)
+    source = sources[0]
     saved: Any = AutoConfig.from_pretrained(source)
     of_library = is_of_library(saved)
     if not of_library and not isinstance(saved, ScanlineConfig):
@@ -150,11 +154,14 @@ def build_model(
         )
     if data is not None:
         changes["class_weights"] = data.class_weights
-        if to_train and saved.model_type == ScanlineCausalConfig.model_type:
-            changes.update(dict.fromkeys(FOUND_AFTER_TRAINING))
-    if not of_library:
-        model = AutoModelForImageClassification.from_pretrained(source, ignore_mismatched_sizes=True, **changes)
-        return model, processor
+    if (to_train or arguments.members) and saved.model_type == ScanlineCausalConfig.model_type:
+        changes.update(dict.fromkeys(FOUND_AFTER_TRAINING))
+    if arguments.members or not of_library:
+        models = [
+            AutoModelForImageClassification.from_pretrained(each, ignore_mismatched_sizes=True, **changes)
+            for each in sources
+        ]
+        return join(models) if arguments.members else models[0], processor
     config = AutoConfig.from_pretrained(source, **changes)
     set_loss_entries(config, changes)
     model = AutoModelForImageClassification.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
@@ -162,11 +169,11 @@ def build_model(
     return model, processor
 
 
-def find_classes(model_name_or_path: str | None) -> list[str]:
+def find_classes(arguments: ModelArguments) -> list[str]:
     """The classes of the model that is applied or trained further, in its order; none for a new model."""
-    if model_name_or_path is None:
+    if not arguments.sources:
         return []
-    id2label = AutoConfig.from_pretrained(model_name_or_path).id2label
+    id2label = AutoConfig.from_pretrained(arguments.sources[0]).id2label
     return [id2label[label] for label in sorted(id2label)]
 
 
@@ -248,12 +255,13 @@ def summarize(
         "complete_scans_only": data_arguments.eval_complete_scans,
         "seed": training_arguments.seed,
         "num_processes": training_arguments.world_size,
-        "epochs": trainer.state.epoch,
+        "epochs": trainer.state.epoch or 0,  # none where members are joined
         "steps": trainer.state.global_step,
         "metric_for_best_model": training_arguments.metric_for_best_model,
         # the Trainer notes the best one also where the last is kept
         "best_step": trainer.state.best_global_step if training_arguments.load_best_model_at_end else None,
         "machine": machine(),
+        "members": [describe_member(Path(member)) for member in model_arguments.members or []],
         **figures,
     }
 
@@ -315,6 +323,7 @@ def run(
     folder = Path(training_arguments.output_dir)  # type: ignore[arg-type]
     checkpoint = find_checkpoint(training_arguments) if training_arguments.do_train else None
     writes_summary = training_arguments.do_train or training_arguments.do_eval
+    makes_model = training_arguments.do_train or (training_arguments.do_eval and bool(model_arguments.members))
     if writes_summary and checkpoint is None and holds_run(folder):
         go_on = (
             "Add --resume_from_checkpoint true to go on with it, or choose"
@@ -328,17 +337,18 @@ def run(
     needs_data = training_arguments.do_train or training_arguments.do_eval or data_arguments.predict_dir is None
     if needs_data:
         with explained("data"):
-            split_file = find_split_file(data_arguments, model_arguments.model_name_or_path)
+            split_file = find_split_file(data_arguments, next(iter(model_arguments.sources), None))
         # of a model that is trained on, with scans that there may be since; a split that was asked for is as it is
         extend = training_arguments.do_train and data_arguments.split_file is None
         if checkpoint is not None and (folder / SPLIT_FILE).is_file():
             split_file, extend = folder / SPLIT_FILE, False
         seed = training_arguments.seed if training_arguments.data_seed is None else training_arguments.data_seed
         with explained("model"):
-            classes = find_classes(model_arguments.model_name_or_path)
+            classes = find_classes(model_arguments)
         with explained("data"), training_arguments.main_process_first(desc="preparing the dataset"):
             data = load_data(data_arguments, seed, split_file, extend, classes)
-            check_start(model_arguments.model_name_or_path, data.split)
+            for source in model_arguments.sources:
+                check_start(source, data.split)
 
     # model
     with explained("model"):
@@ -375,7 +385,7 @@ def run(
     )
     main_process = trainer.is_world_process_zero()
     if main_process:
-        if training_arguments.do_train and data is not None:
+        if makes_model and data is not None:
             write_recipe(folder, resolved_recipe(model_arguments, data_arguments, training_arguments))
             data.split.save(folder / SPLIT_FILE)
         # what is tracked bears the name of its folder; the recipe does not, or a repetition would bear it, too
@@ -393,8 +403,10 @@ def run(
             trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         trainer.save_state()
-        if main_process:
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says the same
+    elif makes_model:
+        trainer.save_model()
+    if makes_model and main_process:
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says the same
 
     # evaluation
     if training_arguments.do_eval and data is not None:
@@ -413,7 +425,7 @@ def run(
         if main_process:
             summary = summarize(data, model_arguments, data_arguments, training_arguments, trainer, figures)
             write_summary(folder, summary)
-            if training_arguments.do_train:
+            if makes_model:
                 write_card(folder)
             print_figures(figures, summary)
 
@@ -421,7 +433,7 @@ def run(
     if chosen_scans is not None:
         names = [model.config.id2label[label] for label in range(model.config.num_labels)]
         predict(trainer, *chosen_scans, names, folder, console)
-    if main_process and training_arguments.do_train:
+    if main_process and makes_model:
         console.print(
             f"\nThe model is in {folder}. To load it anywhere:\n\n"
             "    from transformers import pipeline\n\n"

@@ -66,6 +66,13 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Folder of a run, or Hub repository, whose weights to start from or to apply."}
     )
+    members: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Folders of runs of causal models with the same split, to join to one model with the mean of "
+            "their logits: with --do_eval it is scored and written, with --do_train trained further."
+        },
+    )
     config_overrides: dict[str, Any] | str | None = field(
         default=None,
         metadata={
@@ -80,6 +87,15 @@ class ModelArguments:
         for name in self.config_overrides:
             if name not in known:
                 raise ConfigurationError(f"config_overrides: {unknown_name(name, known)}")
+        if self.members and self.model_name_or_path is not None:
+            raise ConfigurationError("members are joined to a model, and model_name_or_path is one: give one of them.")
+        if self.members is not None and len(self.members) < 2:
+            raise ConfigurationError("members: give the folders of two or more runs, --members runs/one runs/other.")
+
+    @property
+    def sources(self) -> list[str]:
+        """Where weights come from: `members`, or `model_name_or_path`, or nowhere."""
+        return self.members or ([] if self.model_name_or_path is None else [self.model_name_or_path])
 
     def config_class(self) -> type[Any]:
         """

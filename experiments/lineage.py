@@ -17,7 +17,10 @@ def run_of(model: str | Path | None) -> Path:
 
 
 def lineage(model: str | Path | None) -> list[Path]:
-    """The runs that a model comes from, as far as they are here: its own, those it started from, and its teachers."""
+    """
+    The runs that a model comes from, as far as they are here: its own, and those that it started from, was joined of
+    or learned from.
+    """
     found: list[Path] = []
     wanted = [] if model is None else [model]
     while wanted:
@@ -27,7 +30,8 @@ def lineage(model: str | Path | None) -> list[Path]:
         found.append(folder)
         if (folder / RECIPE_FILE).is_file():
             recipe = read_recipe(folder)
-            wanted += [each for each in (recipe.get("model_name_or_path"), *(recipe.get("teachers") or [])) if each]
+            several = [each for name in ("members", "teachers") for each in recipe.get(name) or []]
+            wanted += [each for each in (recipe.get("model_name_or_path"), *several) if each]
     return found
 
 

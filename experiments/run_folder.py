@@ -23,6 +23,7 @@ ARGUMENTS_FILE = "{name}.arguments.json"  # beside the folder of a run that was 
 # options that are of the machine, not of the model
 PATHS = (
     "output_dir", "runs_dir", "data_dir", "cache_dir", "split_file", "predict_dir", "teachers", "model_name_or_path",
+    "members",
 )  # fmt: skip
 
 
