@@ -13,6 +13,8 @@ scored: nothing is chosen on the scans that are reported.
         finetune_small=runs/pretrained                                                         # from trained weights
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models causal_small --teachers \\
         causal_small=runs/accuracy/causal --extra --teacher_share 0.5                # from others' verdicts
+    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models ensemble --members \\
+        ensemble=runs/accuracy/causal ensemble=runs/accuracy/causal_small               # of models that were trained
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --report                      # of what has been run
 
 Finished runs are not run again, and those that were stopped go on from their last epoch. Writes accuracy.json, .md and
@@ -77,7 +79,7 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
                 common += ["--seed", str(seed), "--split", split, *LAST_EPOCH, *arguments.extra]
                 if stem in arguments.start:
                     common += ["--model_name_or_path", arguments.start[stem]]
-                common += ["--eval_line_counts", *map(str, LINE_COUNTS), "--do_train", "--do_eval"]
+                common += ["--eval_line_counts", *map(str, LINE_COUNTS), "--do_eval"]
                 folds = range(NUM_FOLDS) if split == "sessions" else [None]
                 planned = []
                 for fold in folds:
@@ -85,9 +87,14 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
                     of_split = ["--split_seed", str(seed)]
                     if fold is not None:
                         of_split = ["--split_seed", "0", "--num_folds", str(NUM_FOLDS), "--fold", str(fold)]
-                    teachers = [str(Path(folder) / name) for pupil, folder in arguments.teachers if pupil == stem]
-                    taught = ["--teachers", *teachers] if teachers else []
-                    planned.append(Run(Path(arguments.work_dir) / stem / name, (*common, *of_split, *taught)))
+                    members, teachers = (
+                        [str(Path(folder) / name) for model, folder in given if model == stem]
+                        for given in (arguments.members, arguments.teachers)
+                    )
+                    # members bring their split
+                    options = ["--members", *members] if members else [*of_split, "--do_train"]
+                    options += ["--teachers", *teachers] if teachers else []
+                    planned.append(Run(Path(arguments.work_dir) / stem / name, (*common, *options)))
                 runs[seed] = tuple(planned)
             cells.append(Cell(stem, split, runs))
     return cells
@@ -132,7 +139,7 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
         "model": cell.model,
         "split": cell.split,
         "num_parameters": summary["num_parameters"],
-        "epochs": summary["epochs"],
+        "epochs": summary["epochs"] + sum(member["epochs"] or 0 for member in summary.get("members", [])),
         **json.loads((first / TRAINING_FILE).read_text(encoding="utf-8")),
         "folds_by_seed": folds,
         "num_scans": {seed: len(verdict.labels) for seed, verdict in verdicts.items()},
@@ -149,7 +156,7 @@ def alike(kept: Path, other: Path) -> bool:
     for folder in (kept, other):
         summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
         training = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
-        trainings.append(({"rehearsed": 0, **training}, summary["epochs"], summary["num_parameters"]))
+        trainings.append(({"rehearsed": 0, "members": 0, **training}, summary["epochs"], summary["num_parameters"]))
     return trainings[0] == trainings[1]
 
 
@@ -166,9 +173,21 @@ def training_of(folder: Path) -> dict[str, Any]:
 
     Returns:
         `optimizer`; `start`, the dataset of the first weights; `rehearsed`, the number of simulated scans among the
-        real ones; and `teachers`, of how many models it has learned.
+        real ones; `teachers`, of how many models it has learned; and `members`, of how many it was joined, in which
+        case the rest is that of all of them.
     """
     recipe = read_recipe(folder)
+    if recipe.get("members"):
+        several = [training_of(Path(member)) for member in recipe["members"]]
+
+        def together(name: str) -> str | None:
+            return " and ".join(sorted({member[name] for member in several if member[name]})) or None
+
+        return {
+            **{name: together(name) for name in ("optimizer", "start")},
+            **{name: max(member[name] for member in several) for name in ("rehearsed", "teachers")},
+            "members": len(several),
+        }
     start = recipe.get("model_name_or_path")
     if start is not None:
         before = Path(start) / SUMMARY_FILE
@@ -179,6 +198,7 @@ def training_of(folder: Path) -> dict[str, Any]:
         "start": start,
         "rehearsed": recipe.get("rehearsal_scans") or 0,
         "teachers": len(recipe.get("teachers") or []),
+        "members": 0,
     }
 
 
@@ -215,11 +235,12 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
         f"### {split}: {protocol}",
         "",
         "Balanced accuracy / AUROC after so many lines; unanimous labels, complete scans, last epoch. Rehearsed: "
-        "simulated scans among the real ones of training.",
+        "simulated scans among the real ones of training. Members: models that were trained one by one and joined; "
+        "epochs are those of all of them.",
         "",
-        "| model | parameters | first trained on | rehearsed | teachers | optimizer | epochs | seeds | folds "
-        "| scans | " + " | ".join(map(str, LINE_COUNTS)) + " | whole scan, and its interval |",
-        "|---|---|---|---|---|---|---|---|---|---|" + "---|" * (len(LINE_COUNTS) + 1),
+        "| model | parameters | members | first trained on | rehearsed | teachers | optimizer | epochs | seeds "
+        "| folds | scans | " + " | ".join(map(str, LINE_COUNTS)) + " | whole scan, and its interval |",
+        "|---|---|---|---|---|---|---|---|---|---|---|" + "---|" * (len(LINE_COUNTS) + 1),
     ]
     for result in of_split:
         *cells, at_end = (
@@ -233,14 +254,14 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
         folds = sorted({number for numbers in result["folds_by_seed"].values() for number in numbers})
         of_all = "–" if split == "random" else f"{len(folds)} of {NUM_FOLDS}"
         lines.append(
-            f"| {result['model']} | {result['num_parameters']:,} | {result['start'] or '–'} | "
-            f"{result.get('rehearsed') or '–'} | {result['teachers'] or '–'} | {result['optimizer']} | "
-            f"{result['epochs']:g} | {seeds} | {of_all} | {scans} | "
+            f"| {result['model']} | {result['num_parameters']:,} | {result.get('members') or '–'} | "
+            f"{result['start'] or '–'} | {result.get('rehearsed') or '–'} | {result['teachers'] or '–'} | "
+            f"{result['optimizer']} | {result['epochs']:g} | {seeds} | {of_all} | {scans} | "
             f"{' | '.join(cells)} | {at_end} ({intervals}) |"
         )
     if split == "random":
         lines += [
-            f"| {name} | | | | | | | | | {PUBLISHED_SCANS} |{' |' * len(LINE_COUNTS)} {accuracy:.3f} / {area:.3f} |"
+            f"| {name} | | | | | | | | | | {PUBLISHED_SCANS} |{' |' * len(LINE_COUNTS)} {accuracy:.3f} / {area:.3f} |"
             for name, (accuracy, area) in PUBLISHED.items()
         ]
     return [*lines, ""]
@@ -325,6 +346,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="runs that a model learns from: the folder of another model in a work_dir, of which each split, seed and "
         "fold takes the one of its name; a model can have several",
     )
+    parser.add_argument(
+        "--members",
+        nargs="+",
+        type=_of_model,
+        default=(),
+        metavar="MODEL=FOLDER",
+        help="runs that a model is joined of, likewise; nothing is trained",
+    )
     parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS, help="(both)")
     parser.add_argument("--seeds", nargs="+", type=int, default=(42, 43, 44), help="seeds of the runs (42 43 44)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (1)")
@@ -336,7 +365,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.start = dict(arguments.start)
     models = {Path(model).stem for model in arguments.models}
-    for option, named in (("--start", arguments.start), ("--teachers", dict(arguments.teachers))):
+    for option, named in (
+        ("--start", arguments.start),
+        ("--teachers", dict(arguments.teachers)),
+        ("--members", dict(arguments.members)),
+    ):
         if unknown := named.keys() - models:
             parser.error(f"{option} names {', '.join(unknown)}, which is not among --models.")
     cells = plan(arguments)

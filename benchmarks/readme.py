@@ -110,9 +110,10 @@ def accuracy_row(row: dict[str, Any]) -> str:
     start = {None: "", UNKNOWN: " from other weights"}.get(row["start"], f" after {row['start']} scans")
     rehearsed = f", {row['rehearsed']:,} of them among the real ones" if row.get("rehearsed") else ""
     taught = f", learning from {row['teachers']} teachers" if row.get("teachers") else ""
+    joined = f"{row['members']} models, joined: " if row.get("members") else ""
     scored += [
         f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}",
-        f"{row['epochs']:g} epochs of {row['optimizer']}{start}{rehearsed}{taught}",
+        f"{joined}{row['epochs']:g} epochs of {row['optimizer']}{start}{rehearsed}{taught}",
     ]
     name = NAMES.get(row["model"])
     model = f"`{row['model']}`" if name is None else f"{name}, `{row['model']}`"

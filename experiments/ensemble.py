@@ -51,16 +51,24 @@ def check_members(folders: Sequence[str]) -> None:
             raise ValueError(f"members: {other} was trained on scans that were prepared in another way than {first}.")
 
 
+def num_simulated(start: str | None) -> int | None:
+    """Of how many simulated scans the weights are that a run started from; `None` where that is not known."""
+    summary = Path(start or "") / SUMMARY_FILE
+    of_start = json.loads(summary.read_text(encoding="utf-8")) if start and summary.is_file() else {}
+    if of_start.get("dataset") != "simulated":
+        return None
+    return sum(of_start["split"]["counts"]["train"].values())
+
+
 def describe_member(folder: Path) -> dict[str, Any]:
     """How a member was trained, as far as its run says."""
     recipe = read_recipe(folder) if (folder / RECIPE_FILE).is_file() else {}
     summary = folder / SUMMARY_FILE
     of_run = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
-    start = recipe.get("model_name_or_path")
     return {
         **{name: of_run.get(name) for name in ("epochs", "steps", "seed")},
         "rehearsed": recipe.get("rehearsal_scans") or 0,
-        "start": Path(start).name if start else None,
+        "start_scans": num_simulated(recipe.get("model_name_or_path")),
     }
 
 

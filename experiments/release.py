@@ -84,6 +84,20 @@ class Fold:
         )
 
 
+def check_same_recipe(run: Path, recipe: dict[str, Any], of_fold: dict[str, Any]) -> None:
+    """Raises `ValueError` where a run and a fold, or their members, were not trained by the same recipe."""
+    for name in sorted((recipe.keys() | of_fold.keys()) - FREE):
+        if recipe.get(name) != of_fold.get(name):
+            raise ValueError(
+                f"{run}: its recipe has {name}={recipe.get(name)}, that of a fold {name}={of_fold.get(name)}."
+            )
+    members, of_members = ([Path(each) for each in of.get("members") or []] for of in (recipe, of_fold))
+    if len(members) != len(of_members):
+        raise ValueError(f"{run}: has {len(members)} members, a fold {len(of_members)}.")
+    for member, other in zip(members, of_members, strict=True):
+        check_same_recipe(member, read_recipe(member), read_recipe(other))
+
+
 def check_folds(run: Path, folds: Sequence[Fold]) -> None:
     """
     Raises `ValueError` for folds that cannot vouch for the model of a run: another recipe, sessions on both sides, an
@@ -91,14 +105,7 @@ def check_folds(run: Path, folds: Sequence[Fold]) -> None:
     """
     recipe = read_recipe(run)
     for fold in folds:
-        differing = sorted(
-            name for name in (recipe.keys() | fold.recipe.keys()) - FREE if recipe.get(name) != fold.recipe.get(name)
-        )
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"{run}: its recipe has {name}={recipe.get(name)}, that of a fold {name}={fold.recipe.get(name)}."
-            )
+        check_same_recipe(run, recipe, fold.recipe)
         if fold.held_out & fold.trained_on:
             raise ValueError("a fold was trained on scans of a session that it was scored on; use --split sessions.")
         if fold.recipe.get("load_best_model_at_end"):
@@ -309,10 +316,11 @@ def release(
         write_recipe(output, pretraining, PRETRAINING_RECIPE_FILE)
         start = Path(recipe["model_name_or_path"])
         description["pretraining"] = json.loads((start / SUMMARY_FILE).read_text(encoding="utf-8"))
-    taught_by = [read_recipe(Path(teacher)) for teacher in recipe.get("teachers") or []]
-    description["teachers"] = [
-        {"recipe": portable_recipe(teacher), "pretraining_recipe": recipe_of_start(teacher)} for teacher in taught_by
-    ]
+    for kind in ("teachers", "members"):
+        others = [read_recipe(Path(other)) for other in recipe.get(kind) or []]
+        description[kind] = [
+            {"recipe": portable_recipe(other), "pretraining_recipe": recipe_of_start(other)} for other in others
+        ]
     description["name"] = output.name
     description["num_parameters"] = model.num_parameters()
     description["weights_mb"] = round((output / "model.safetensors").stat().st_size / 1e6, 1)

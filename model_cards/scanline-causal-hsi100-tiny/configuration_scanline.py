@@ -316,6 +316,9 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
             [`ScanlineNextLines`]. 0 leaves out the weights that this takes.
         next_line_steps (`list[int]`, *optional*, defaults to `[1, 4, 12]`):
             Which of the next lines it tells.
+        num_members (`int`, *optional*, defaults to 1):
+            Number of networks of these sizes that look at a scan side by side, whose logits are added up: trained one
+            by one, an ensemble (Lakshminarayanan et al. 2017, arXiv:1612.01474).
         use_cache (`bool`, *optional*, defaults to `False`):
             Whether a forward pass returns `past_key_values`. A whole scan needs none.
         calibration_lines (`list[int]`, *optional*):
@@ -358,6 +361,7 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     line_loss_weighting: str = "uniform"
     next_line_weight: float | int = 0.0
     next_line_steps: list[int] | tuple[int, ...] = (1, 4, 12)
+    num_members: int = 1
     use_cache: bool = False
     calibration_lines: list[int] | None = None
     calibration_temperatures: list[float | int] | None = None
@@ -441,6 +445,15 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
             raise ValueError(f"next_line_weight must not be negative, got {self.next_line_weight}.")
         if min(steps, default=0) < 1 or len(set(steps)) != len(steps):
             raise ValueError(f"next_line_steps must be different numbers of at least 1, got {steps}.")
+
+    def validate_members(self) -> None:
+        """Raises `ValueError` for a number of members that cannot be."""
+        check_at_least_one(self, "num_members")
+        if self.next_line_weight and self.num_members > 1:
+            raise ValueError(
+                f"next_line_weight={self.next_line_weight} is for a single member, got num_members={self.num_members}:"
+                " give a next_line_weight of 0."
+            )
 
     def validate_calibration(self) -> None:
         """Raises `ValueError` for a calibration that cannot be used."""

@@ -7,8 +7,14 @@ import torch
 from numpy.lib.stride_tricks import as_strided
 from torch import nn
 
+from .configuration_scanline import ScanlineCausalConfig
 from .layers_scanline import ScanlineLayer
-from .modeling_scanline_causal import ScanlineCausalForImageClassification, ScanlineTokenizerStage
+from .modeling_scanline_causal import (
+    ScanlineCausalForImageClassification,
+    ScanlineCausalModel,
+    ScanlineMember,
+    ScanlineTokenizerStage,
+)
 
 Streams = slice | np.ndarray  # which streams of a batch
 ALL = slice(None)
@@ -141,6 +147,39 @@ class _Layer:
         return hidden_states
 
 
+class _Member:
+    """A tokenizer and its layers, for one line."""
+
+    def __init__(self, member: ScanlineCausalModel | ScanlineMember, config: ScanlineCausalConfig, batch_size: int):
+        assert config.sliding_window is not None
+        tokenizer, width = member.tokenizer, config.pixels_per_line
+        self.stages: list[_Stage] = []
+        for stage in cast(list[ScanlineTokenizerStage], list(tokenizer.stages)):
+            self.stages.append(_Stage(stage, batch_size, width))
+            width = self.stages[-1].width
+        self.with_maximum, self.projection = tokenizer.with_maximum, _Linear(tokenizer.projection)
+        layers = cast(list[ScanlineLayer], list(member.layers))
+        self.layers = [_Layer(layer, batch_size, config.sliding_window) for layer in layers]
+        self.norm = _Norm(member.norm)
+
+    def reset(self, streams: Streams) -> None:
+        """Forgets all lines of some streams."""
+        for layer in self.layers:
+            layer.keys[streams], layer.values[streams] = 0, 0
+        for stage in self.stages:
+            stage.lines[streams] = 0  # what the model pads its first lines with
+
+    def tokens(self, lines: np.ndarray, streams: Streams) -> np.ndarray:
+        """Lines `[streams, pixels_per_line]`, to tokens `[streams, hidden]`."""
+        features = lines[..., None]
+        for stage in self.stages:
+            features = stage(features, streams)
+        pooled = features.mean(axis=1)
+        if self.with_maximum:
+            pooled = np.concatenate((pooled, features.max(axis=1)), axis=1)
+        return self.projection(pooled)
+
+
 class LineDecoder:
     """
     The next line of each stream, at constant time and memory: the numbers of the model with a [`ScanlineCache`].
@@ -154,18 +193,12 @@ class LineDecoder:
     """
 
     def __init__(self, model: ScanlineCausalForImageClassification, batch_size: int):
-        config, tokenizer = model.config, model.scanline.tokenizer
+        config = model.config
         assert config.sliding_window is not None
         self.config, self.sinusoids = config, model.scanline.sinusoids
         self.head_dim = config.hidden_size // config.num_attention_heads
-        width, self.stages = config.pixels_per_line, []
-        for stage in cast(list[ScanlineTokenizerStage], list(tokenizer.stages)):
-            self.stages.append(_Stage(stage, batch_size, width))
-            width = self.stages[-1].width
-        self.with_maximum, self.projection = tokenizer.with_maximum, _Linear(tokenizer.projection)
-        layers = cast(list[ScanlineLayer], list(model.scanline.layers))
-        self.layers = [_Layer(layer, batch_size, config.sliding_window) for layer in layers]
-        self.norm, self.classifier = _Norm(model.scanline.norm), _Linear(model.classifier)
+        self.members = [_Member(member, config, batch_size) for member in model.scanline.members]
+        self.classifier = _Linear(model.classifier)
         # minus infinity where a ring holds nothing, or an unmeasured line
         self.hidden = np.zeros((batch_size, 1, config.sliding_window), np.float32)
         self.positions = np.zeros(batch_size, np.int64)
@@ -174,10 +207,8 @@ class LineDecoder:
 
     def reset(self, streams: Streams = ALL) -> None:
         """Forgets all lines of some streams, by default of all."""
-        for layer in self.layers:
-            layer.keys[streams], layer.values[streams] = 0, 0
-        for stage in self.stages:
-            stage.lines[streams] = 0  # what the model pads its first lines with
+        for member in self.members:
+            member.reset(streams)
         self.hidden[streams] = -np.inf
         self.positions[streams] = 0
 
@@ -191,32 +222,30 @@ class LineDecoder:
             streams: their numbers.
 
         Returns:
-            Last hidden states `[streams, hidden]`; meaningless for unmeasured lines.
+            Last hidden states `[streams, num_members * hidden]`; meaningless for unmeasured lines.
         """
-        features = lines[..., None]
-        for stage in self.stages:
-            features = stage(features, streams)
-        pooled = features.mean(axis=1)
-        if self.with_maximum:
-            pooled = np.concatenate((pooled, features.max(axis=1)), axis=1)
-        hidden_states = self.projection(pooled)
+        states = [member.tokens(lines, streams) for member in self.members]
         positions, numbers = self.positions[streams], self.numbers[streams]
         turns = None
         if self.config.position_embedding_type == "rotary":
             turns = torch.complex(*self.sinusoids(torch.from_numpy(positions), self.head_dim)).numpy()[:, None, None]
         else:
             limited = torch.from_numpy(positions).clamp(max=self.config.max_lines - 1)
-            hidden_states += torch.cat(self.sinusoids(limited, self.config.hidden_size)[::-1], dim=-1).numpy()
+            added = torch.cat(self.sinusoids(limited, self.config.hidden_size)[::-1], dim=-1).numpy()
+            states = [tokens + added for tokens in states]
         places = positions % self.hidden.shape[-1]
         self.hidden[numbers, 0, places] = 0  # it sees itself: of nothing at all there would be no weights
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, turns, self.hidden[streams], streams, (numbers, places))
+        hidden, slots = self.hidden[streams], (numbers, places)
+        for place, member in enumerate(self.members):
+            for layer in member.layers:
+                states[place] = layer(states[place], turns, hidden, streams, slots)
+            states[place] = member.norm(states[place])
         self.hidden[numbers, 0, places] = np.where(measured, np.float32(0), -np.float32(np.inf))
         self.positions[streams] += 1
-        return self.norm(hidden_states)
+        return np.concatenate(states, axis=1) if len(states) > 1 else states[0]
 
     def classify(self, hidden_states: np.ndarray) -> np.ndarray:
-        """Logits `[batch, num_labels]` without temperature, of last hidden states `[batch, hidden]`."""
+        """Logits `[batch, num_labels]` without temperature, of last hidden states `[batch, num_members * hidden]`."""
         return self.classifier(hidden_states)
 
 

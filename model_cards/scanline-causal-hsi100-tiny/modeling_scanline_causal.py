@@ -55,7 +55,7 @@ class ScanlineCache(Cache):
             # the library takes a smaller allocation for a smaller window
             return StaticSlidingWindowLayer(max_cache_len=max(max_cache_len, window), sliding_window=window)
 
-        super().__init__(layers=[new_layer() for _ in range(config.num_hidden_layers)])
+        super().__init__(layers=[new_layer() for _ in range(config.num_members * config.num_hidden_layers)])
         self.sliding_window = window
         self.num_allocated_lines = max_cache_len if window is None else None
         self.line_buffers: dict[int, torch.Tensor] = {}
@@ -171,8 +171,9 @@ class ScanlineTokenizer(nn.Module):
     last features before they are pooled, `[batch, channels, lines, places]`.
     """
 
-    def __init__(self, config: ScanlineCausalConfig):
+    def __init__(self, config: ScanlineCausalConfig, member: int = 0):
         super().__init__()
+        self.first_buffer = member * len(config.tokenizer_channels)
         in_channels = [1, *config.tokenizer_channels[:-1]]
         self.stages = nn.ModuleList(
             ScanlineTokenizerStage(config, channels, stage_idx) for stage_idx, channels in enumerate(in_channels)
@@ -185,15 +186,28 @@ class ScanlineTokenizer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         # channels last: the convolutions are memory-bound, and the normalization over channels needs no copy
         features = pixel_values.unsqueeze(1).contiguous(memory_format=torch.channels_last)
-        for stage_idx, stage in enumerate(self.stages):
-            previous = None if line_buffers is None else line_buffers.get(stage_idx)
+        for place, stage in enumerate(self.stages, start=self.first_buffer):
+            previous = None if line_buffers is None else line_buffers.get(place)
             features, last_lines = stage(features, previous)
             if line_buffers is not None:
-                line_buffers[stage_idx] = last_lines.clone()  # a view would keep the whole chunk alive
+                line_buffers[place] = last_lines.clone()  # a view would keep the whole chunk alive
         pooled = features.mean(dim=-1)
         if self.with_maximum:
             pooled = torch.cat((pooled, features.amax(dim=-1)), dim=1)
         return self.projection(pooled.transpose(1, 2)), features
+
+
+class ScanlineMember(nn.Module):
+    """Tokenizer, layers and normalization: one of the networks that look at a scan side by side."""
+
+    def __init__(self, config: ScanlineCausalConfig, member: int):
+        super().__init__()
+        self.tokenizer = ScanlineTokenizer(config, member)
+        first = member * config.num_hidden_layers  # in the cache
+        self.layers = nn.ModuleList(
+            ScanlineLayer(config, first + place, is_causal=True) for place in range(config.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
 class ScanlineCausalPreTrainedModel(ScanlineTransformerPreTrainedModel):
@@ -205,17 +219,25 @@ class ScanlineCausalPreTrainedModel(ScanlineTransformerPreTrainedModel):
 
 
 class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
-    """The bare causal scanline transformer: tokenizer, positions, layers, normalization."""
+    """
+    The bare causal scanline transformer: tokenizer, positions, layers, normalization.
+
+    With `num_members`, several of them, which see the same lines and nothing of each other.
+    """
 
     def __init__(self, config: ScanlineCausalConfig):
         super().__init__(config)
-        self.tokenizer = ScanlineTokenizer(config)
+        first, *others = (ScanlineMember(config, member) for member in range(config.num_members))
+        # weights have the names that they have in a model of a single member
+        self.tokenizer, self.layers, self.norm = first.tokenizer, first.layers, first.norm
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layers = nn.ModuleList(
-            ScanlineLayer(config, layer_idx, is_causal=True) for layer_idx in range(config.num_hidden_layers)
-        )
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.others = nn.ModuleList(others)
         self.post_init()
+
+    @property
+    def members(self) -> "tuple[ScanlineCausalModel | ScanlineMember, ...]":
+        """What has a `tokenizer`, `layers` and a `norm` of its own: this model itself, and those beside it."""
+        return (self, *self.others)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.tokenizer.projection
@@ -251,7 +273,8 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
             output_line_features: whether to return `line_features`.
 
         Returns:
-            `last_hidden_state` `[batch, lines, hidden]`, and `past_key_values`.
+            `last_hidden_state` `[batch, lines, num_members * hidden]`, and `past_key_values`. Of several members,
+            `hidden_states` and `attentions` are those of one after the other, and `line_features` of the first.
 
         Raises:
             ValueError: for inputs of another shape, a cache of another kind, or one without room.
@@ -276,34 +299,37 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
         num_seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         positions = torch.arange(num_lines, device=pixel_values.device) + num_seen
         line_buffers = None if past_key_values is None else past_key_values.line_buffers
-        hidden_states, line_features = self.tokenizer(pixel_values, line_buffers)
+        (tokens, line_features), *of_others = (member.tokenizer(pixel_values, line_buffers) for member in self.members)
+        states = [tokens, *(tokens for tokens, _ in of_others)]
         position_embeddings = None
         if self.config.position_embedding_type == "rotary":
             cos, sin = self.sinusoids(positions, self.config.hidden_size // self.config.num_attention_heads)
             position_embeddings = (
-                torch.cat((cos, cos), dim=-1).to(hidden_states.dtype),
-                torch.cat((sin, sin), dim=-1).to(hidden_states.dtype),
+                torch.cat((cos, cos), dim=-1).to(tokens.dtype),
+                torch.cat((sin, sin), dim=-1).to(tokens.dtype),
             )
         else:
             cos, sin = self.sinusoids(positions.clamp(max=self.config.max_lines - 1), self.config.hidden_size)
-            hidden_states = hidden_states + torch.cat((sin, cos), dim=-1).to(hidden_states.dtype)
-        hidden_states = self.dropout(hidden_states)
+            states = [tokens + torch.cat((sin, cos), dim=-1).to(tokens.dtype) for tokens in states]
 
         if past_key_values is not None:
-            attention_mask = past_key_values.extend_line_mask(attention_mask, hidden_states)
+            attention_mask = past_key_values.extend_line_mask(attention_mask, tokens)
         create_mask = create_causal_mask if self.config.sliding_window is None else create_sliding_window_causal_mask
         # by place: the library has two names for the cache, see `ScanlineModelOutput`
-        mask = create_mask(self.config, hidden_states, attention_mask, past_key_values, positions.unsqueeze(0))
-        for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                mask,
-                position_embeddings=position_embeddings,
-                past_key_values=past_key_values,
-                **kwargs,
-            )
+        mask = create_mask(self.config, tokens, attention_mask, past_key_values, positions.unsqueeze(0))
+        for place, member in enumerate(self.members):
+            hidden_states = self.dropout(states[place])
+            for layer in member.layers:
+                hidden_states = layer(
+                    hidden_states,
+                    mask,
+                    position_embeddings=position_embeddings,
+                    past_key_values=past_key_values,
+                    **kwargs,
+                )
+            states[place] = member.norm(hidden_states)
         return ScanlineModelOutput(
-            last_hidden_state=self.norm(hidden_states),
+            last_hidden_state=torch.cat(states, dim=-1) if len(states) > 1 else states[0],
             cache=past_key_values,
             line_features=line_features if output_line_features else None,
         )
@@ -313,7 +339,8 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
     """
     The causal scanline transformer with a linear head at every line.
 
-    With `next_line_weight`, it is trained to tell the next lines as well, see [`ScanlineNextLines`].
+    With `next_line_weight`, it is trained to tell the next lines as well, see [`ScanlineNextLines`]. With
+    `num_members`, the head sees the last hidden states of all members side by side: logits are sums over them.
     """
 
     # weights of training only: models with and without them load each other's
@@ -324,7 +351,7 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels or 0
         self.scanline = ScanlineCausalModel(config)
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        self.classifier = nn.Linear(config.num_members * config.hidden_size, self.num_labels)
         self.next_lines = ScanlineNextLines(config) if config.next_line_weight else None
         self.post_init()
 

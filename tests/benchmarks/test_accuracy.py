@@ -104,8 +104,24 @@ def test_what_else_the_models_differ_in_stands_beside_the_figures(command, tmp_p
     leave_run(tmp_path / "work" / "cnn" / "random_seed1", verdicts(0.5, 0, 1), **other)
     assert command("--splits", "random") == 0
     table = (tmp_path / "results" / "accuracy.md").read_text()
-    assert "| causal | 1,000 | simulated | 9 | – | muon | 3 |" in table
-    assert "| cnn | 1,000 | – | – | 2 | adamw | 3 |" in table
+    assert "| causal | 1,000 | – | simulated | 9 | – | muon | 3 |" in table
+    assert "| cnn | 1,000 | – | – | – | 2 | adamw | 3 |" in table
+
+
+def test_what_was_joined_is_told_of_all_members(command, tmp_path):
+    folders = [tmp_path / "elsewhere" / name for name in ("one", "other")]
+    for folder, recipe in zip(
+        folders, ({"optim": "muon", "rehearsal_scans": 9}, {"optim": "adamw_torch"}), strict=True
+    ):
+        leave_run(folder, verdicts(1.0, 0, 1), **recipe)
+    run = tmp_path / "work" / "causal" / "random_seed1"
+    leave_run(run, verdicts(1.0, 0, 1), members=list(map(str, folders)))
+    summary = json.loads((run / "summary.json").read_text())
+    members = [{"epochs": 13.0}, {"epochs": 16.0}]
+    (run / "summary.json").write_text(json.dumps(summary | {"epochs": 0, "members": members}))
+    assert command("--splits", "random") == 0
+    table = (tmp_path / "results" / "accuracy.md").read_text()
+    assert "| causal | 1,000 | 2 | – | 9 | – | adamw and muon | 29 |" in table
 
 
 def test_a_model_is_compared_with_one_whose_runs_are_gone(command, tmp_path):
@@ -204,7 +220,23 @@ def test_runs_differ_in_nothing_but_model_seed_and_fold(command, tmp_path, monke
     assert firsts == sorted(firsts)  # a seed is whole before the next begins
 
 
-@pytest.mark.parametrize("option", ["--start", "--teachers"])
+def test_members_bring_their_split_and_are_not_trained(command, tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.setattr(accuracy, "execute_all", lambda runs, jobs, console: planned.extend(runs) or [])
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+    arguments = ["--data_dir", "d", "--work_dir", str(tmp_path), "--models", "ensemble", "--seeds", "1"]
+    arguments += ["--results", str(tmp_path / "results"), "--members", *(f"ensemble={folder}" for folder in folders)]
+    assert main(arguments) == 1
+    assert len(planned) == 1 + 5
+    for run in planned:
+        members = run.arguments[run.arguments.index("--members") + 1 :][:2]
+        assert members == tuple(str(folder / run.folder.name) for folder in folders)
+        assert not {"--do_train", "--num_folds", "--split_seed"} & set(run.arguments) and "--do_eval" in run.arguments
+
+
+@pytest.mark.parametrize("option", ["--start", "--teachers", "--members"])
 @pytest.mark.parametrize("given", ["causal", "causal=nowhere", "vit=."])
 def test_a_folder_that_is_none_is_refused(command, option, given, capsys):
     with pytest.raises(SystemExit):

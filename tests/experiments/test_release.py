@@ -232,6 +232,39 @@ def test_the_recipes_of_teachers_travel_along(run, tmp_path):
     assert "whole label of 12 more scans" in card and "as people or teachers see it" in card
 
 
+def leave_members(folder: Path, rates: tuple[float, ...], **changes) -> list[str]:
+    for number, rate in enumerate(rates):
+        (folder / f"member{number}").mkdir(parents=True)
+        recipe = {**RECIPE, "learning_rate": rate, **changes}
+        (folder / f"member{number}" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return [str(folder / f"member{number}") for number in range(len(rates))]
+
+
+def test_an_ensemble_is_vouched_for_by_folds_whose_members_were_trained_alike(run, tmp_path, caplog):
+    members = leave_members(tmp_path / "of run", (0.1, 0.2), split="all")
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "split": "all", "members": members}))
+    told = summary(0) | {"epochs": 0, "steps": 0}
+    of_member = {"epochs": 13.0, "steps": 40, "seed": 3, "rehearsed": 1000, "start_scans": 2000}
+    told["members"] = [of_member, of_member | {"rehearsed": 0}]
+    (run / "summary.json").write_text(json.dumps(told))
+    folds = [
+        leave_fold(tmp_path / f"fold{fold}", fold, members=leave_members(tmp_path / f"of fold {fold}", (0.1, 0.2)))
+        for fold in range(2)
+    ]
+    assert publish(run, *folds) == 0
+    hub = tmp_path / "hub" / "scanline-x"
+    described = json.loads((hub / "release.json").read_text())["members"]
+    assert [member["recipe"]["learning_rate"] for member in described] == [0.1, 0.2]
+    card = (hub / "README.md").read_text()
+    assert (
+        "One network: 13 epochs, 40 steps, seed 3, from weights trained on 2,000 simulated scans, with 1,000" in card
+    )
+    other = leave_fold(tmp_path / "fold9", 9, members=leave_members(tmp_path / "of fold 9", (0.1, 0.3)))
+    assert publish(run, folds[0], other) == 2 and "learning_rate=0.2, that of a fold learning_rate=0.3" in caplog.text
+    single = leave_fold(tmp_path / "fold8", 8)
+    assert publish(run, folds[0], single) == 2 and "has 2 members, a fold 0" in caplog.text
+
+
 def test_the_recipes_travel_without_paths(run, tmp_path):
     start = tmp_path / "start"
     start.mkdir()

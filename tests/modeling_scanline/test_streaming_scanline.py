@@ -196,8 +196,8 @@ def test_thousands_of_lines_leave_the_memory_as_it_is(model, processor):
     assert grown < 20_000
     decoder = streamer.decoder
     assert decoder.hidden.shape[-1] == model.config.sliding_window
-    assert all(layer.keys.shape[2] == model.config.sliding_window for layer in decoder.layers)
-    assert all(stage.lines.shape[1] == model.config.tokenizer_context_lines for stage in decoder.stages)
+    assert all(layer.keys.shape[2] == model.config.sliding_window for layer in decoder.members[0].layers)
+    assert all(stage.lines.shape[1] == model.config.tokenizer_context_lines for stage in decoder.members[0].stages)
 
 
 def test_streams_of_a_batch_start_anew_one_by_one(model, make_lines):

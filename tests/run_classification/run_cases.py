@@ -45,7 +45,7 @@ def arguments(scans: Path, output_dir: Path, model: str = "causal", **options) -
     }
     flags: list[str] = []
     for name, value in values.items():
-        flags += [f"--{name}", *([str(value)] if not isinstance(value, list) else value)]
+        flags += [f"--{name}", *([str(value)] if not isinstance(value, list) else map(str, value))]
     return flags
 
 

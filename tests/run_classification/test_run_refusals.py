@@ -100,6 +100,7 @@ def test_what_is_held_out_was_in_no_run_that_the_first_weights_come_from(tmp_pat
     starts = [seen, seen / "checkpoint-3"]
     starts.append(run_that_saw(tmp_path / "further", fresh, {"model_name_or_path": str(seen)}))
     starts.append(run_that_saw(tmp_path / "pupil", fresh, {"teachers": [str(seen)]}))
+    starts.append(run_that_saw(tmp_path / "joined", fresh, {"members": [str(seen), str(tmp_path / "fresh")]}))
     for start in starts:
         with pytest.raises(
             ValueError, match=r"seen was trained on 1 of the 2 scans that this run holds out, default_1"

@@ -1,0 +1,56 @@
+"""Runs that are joined to one model."""
+
+import pytest
+import torch
+
+from experiments.ensemble import join
+from modeling_scanline import (
+    ScanlineCausalConfig,
+    ScanlineCausalForImageClassification,
+    ScanlineViTConfig,
+    ScanlineViTForImageClassification,
+)
+
+SIZES = {
+    "pixels_per_line": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 16,
+}  # fmt: skip
+
+
+def causal(seed: int, **changes) -> ScanlineCausalForImageClassification:
+    torch.manual_seed(seed)
+    settings = {**SIZES, "tokenizer_channels": [4], "tokenizer_kernel_sizes": [3], **changes}
+    model = ScanlineCausalForImageClassification(ScanlineCausalConfig(**settings))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape))
+    return model.eval()
+
+
+def test_logits_are_the_means_of_those_of_the_members():
+    # trained with other losses, which says nothing of what they tell
+    models = [causal(0), causal(1, next_line_weight=0.5, class_weights=[1.0, 2.0]), causal(2, label_smoothing=0.1)]
+    lines = torch.randn(2, 20, 32)
+    joined = join(models).eval()
+    with torch.no_grad():
+        expected = torch.stack([model(lines).line_logits for model in models])
+        torch.testing.assert_close(joined(lines).line_logits, expected.mean(dim=0), atol=1e-5, rtol=0)
+    assert expected.std(dim=0).min() > 1e-3
+    assert joined.config.num_members == 3 and models[0].config.num_members == 1
+    of_verdicts = [sum(w.numel() for name, w in m.named_parameters() if "next_lines" not in name) for m in models]
+    assert joined.num_parameters() == sum(of_verdicts) - 2 * joined.config.num_labels  # one bias
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (lambda: causal(1, num_attention_heads=4), "the same num_attention_heads, got 2 and 4"),
+        (lambda: causal(1, id2label={0: "a", 1: "b"}), "the same id2label"),
+        (lambda: causal(1, calibration_lines=[5], calibration_temperatures=[2.0]), "the same calibration_"),
+        (lambda: join([causal(1), causal(2)]), "give the members of an ensemble"),
+        (lambda: ScanlineViTForImageClassification(ScanlineViTConfig(**SIZES)), "causal models, got scanline_vit"),
+    ],
+)
+def test_what_cannot_stand_side_by_side_is_refused(other, says):
+    with pytest.raises(ValueError, match=says):
+        join([causal(0), other()])
