@@ -31,6 +31,7 @@ Every option can stand in a recipe (a flat YAML file, see configuration/recipes)
                                    --dataset hsi100 --data_dir path/to/SPM-Toolbox
   train on your own scans        ... --dataset folder --data_dir scans/   (one folder a class; .sxm, .Z_mtrx, .png ...)
   learn from other runs, too     ... --teachers runs/first runs/second --teacher_share 0.5  (of the same split)
+  join runs to one model         ... --config ensemble --members runs/first runs/second  (of the same split)
   compare with a published CNN   ... --config configuration/recipes/cnn.yaml
   compare with the library's     ... --model transformers:convnext --config_overrides '{"num_channels": 1}'
   change a hyper-parameter       ... --learning_rate 3e-4 --config_overrides '{"num_hidden_layers": 4}'
