@@ -181,6 +181,7 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
         "calibration": {
             "lines": first.line_counts.tolist(),
             "temperatures": calibration.temperatures.tolist(),
+            "exponents": calibration.exponents.tolist(),
             "biases": calibration.biases.tolist(),
         },
         "decisions": describe_decisions(
@@ -284,6 +285,7 @@ def release(
     model = AutoModelForImageClassification.from_pretrained(run, config=config)
     model.config.calibration_lines = description["calibration"]["lines"]
     model.config.calibration_temperatures = description["calibration"]["temperatures"]
+    model.config.calibration_exponents = description["calibration"]["exponents"]
     model.config.calibration_biases = description["calibration"]["biases"]
     model.config.decision_alphas = description["decisions"]["alphas"] or None
     model.config.decision_thresholds = description["decisions"]["thresholds"] or None

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from .streaming_scanline import ScanlineStreamer
 
 
+SMALLEST_LOGIT = 1e-3  # largest one that is raised to a power: of logits that are all alike, 0 would be
+
+
 class ScanlineCache(Cache):
     """
     What a stream of lines leaves behind: keys and values of each layer, and the last lines at each convolution.
@@ -357,20 +360,24 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
 
     def calibration(
         self, first: int, num_lines: int, device: torch.device | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Temperatures `[num_lines, 1]` and biases `[num_lines, num_labels]` after `first` and more lines, float32."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Temperatures and exponents `[num_lines, 1]`, and biases `[num_lines, num_labels]`, after `first` and more
+        lines, in float32.
+        """
         known = torch.tensor(self.config.calibration_lines, device=device).float().log()
         temperatures = torch.tensor(self.config.calibration_temperatures, device=device).float().unsqueeze(-1)
+        exponents = torch.tensor(self.config.calibration_exponents or [0.0] * len(known), device=device).float()
         unbiased = [[0.0] * self.num_labels] * len(known)
         biases = torch.tensor(self.config.calibration_biases or unbiased, device=device).float()
-        values = torch.cat((temperatures, biases), dim=-1)
+        values = torch.cat((temperatures, exponents.unsqueeze(-1), biases), dim=-1)
         place = (torch.arange(num_lines, device=device) + first).float().log().clamp(known[0], known[-1])
         right = torch.searchsorted(known, place).clamp(min=1, max=max(len(known) - 1, 1))
         left = right - 1
         right = right.clamp(max=len(known) - 1)
         share = ((place - known[left]) / (known[right] - known[left]).clamp(min=1e-6)).unsqueeze(-1)
         values = values[left] + share * (values[right] - values[left])
-        return values[:, :1], values[:, 1:]
+        return values[:, :1], values[:, 1:2], values[:, 2:]
 
     def streamer(self, processor: Any, **kwargs) -> "ScanlineStreamer":
         """A [`ScanlineStreamer`] of this model, which takes scans line by line; `kwargs` are its arguments."""
@@ -419,8 +426,15 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
         if self.config.calibration_temperatures and not self.training:
             seen = outputs.cache
             num_seen = 0 if seen is None else seen.get_seq_length() - line_logits.shape[1]
-            temperatures, biases = self.calibration(num_seen + 1, line_logits.shape[1], line_logits.device)
-            line_logits = line_logits / temperatures.to(line_logits) + biases.to(line_logits)
+            temperatures, exponents, biases = (
+                values.to(line_logits)
+                for values in self.calibration(num_seen + 1, line_logits.shape[1], line_logits.device)
+            )
+            if self.config.calibration_exponents:
+                line_logits = line_logits - line_logits.mean(dim=-1, keepdim=True)
+                largest = line_logits.amax(dim=-1, keepdim=True).clamp(min=SMALLEST_LOGIT)
+                line_logits = line_logits * largest**exponents
+            line_logits = line_logits / temperatures + biases
         logits, loss = judge_scans(line_logits, attention_mask, labels, self.config, num_items_in_batch)
         next_line_loss = None
         if tells_next_lines:

@@ -12,7 +12,8 @@ POSITION_EMBEDDING_TYPES = ("rotary", "sinusoidal")
 TOKENIZER_POOLINGS = ("mean", "mean_max")
 # what was found for one classifier: for the logits that it gives
 CALIBRATION_ENTRIES = (
-    "calibration_lines", "calibration_temperatures", "calibration_biases", "decision_alphas", "decision_thresholds",
+    "calibration_lines", "calibration_temperatures", "calibration_exponents", "calibration_biases", "decision_alphas",
+    "decision_thresholds",
 )  # fmt: skip
 
 
@@ -326,6 +327,10 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
         calibration_temperatures (`list[float]`, *optional*):
             What the logits are divided by after each of them, outside training (Guo et al. 2017); between two of them
             along the logarithm of the lines, before the first and after the last the same as there.
+        calibration_exponents (`list[float]`, *optional*):
+            Powers of how far the largest logit is above their mean, by which the logits are multiplied beside that: a
+            temperature that depends on how sure the model is (as Tomani et al. 2022, arXiv:2102.12182). `None` or 0
+            for one that does not.
         calibration_biases (`list[list[float]]`, *optional*):
             What is added to the logit of each state then, likewise: training may weight states, so that rare ones come
             out too often.
@@ -365,6 +370,7 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     use_cache: bool = False
     calibration_lines: list[int] | None = None
     calibration_temperatures: list[float | int] | None = None
+    calibration_exponents: list[float | int] | None = None
     calibration_biases: list[list[float]] | None = None
     decision_alphas: list[float] | None = None
     decision_thresholds: list[float | int] | None = None
@@ -463,6 +469,12 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
             raise ValueError(
                 "calibration_lines must be rising and as many as calibration_temperatures, which must be greater than "
                 f"0, got {lines} and {temperatures}."
+            )
+        exponents = self.calibration_exponents
+        # of -1, all verdicts would be as sure
+        if exponents is not None and (len(exponents) != len(lines) or min(exponents, default=0) <= -1):
+            raise ValueError(
+                f"calibration_exponents must have one entry for each of {lines}, greater than -1, got {exponents}."
             )
         if self.calibration_biases is not None:
             sizes = [len(biases) for biases in self.calibration_biases]

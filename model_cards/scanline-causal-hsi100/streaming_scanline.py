@@ -13,7 +13,7 @@ from .configuration_scanline import ScanlineCausalConfig
 from .decoding_scanline import ALL, LineDecoder, Streams
 from .familiarity_scanline import FamiliarityMeter
 from .image_processing_scanline import ScanlineImageProcessor, flatten_lines, normalize_heights
-from .modeling_scanline_causal import ScanlineCausalForImageClassification
+from .modeling_scanline_causal import SMALLEST_LOGIT, ScanlineCausalForImageClassification
 
 CAUSAL_NORMALIZATIONS = ("line", "flat_line", "none")
 
@@ -182,11 +182,11 @@ class ScanlineStreamer:
         self.decision_lines = frozenset(config.calibration_lines or ())
         self.decoder = LineDecoder(model, batch_size)
         # after each number of lines; after more of them as after the last
-        self.temperatures = np.ones((1, 1), np.float32)
+        self.temperatures, self.exponents = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
         self.biases = np.zeros((1, len(self.labels)), np.float32)
         if config.calibration_lines:
             until_last = model.calibration(1, config.calibration_lines[-1])
-            self.temperatures, self.biases = (values.numpy() for values in until_last)
+            self.temperatures, self.exponents, self.biases = (values.numpy() for values in until_last)
         self.resampler = LineResampler(config.pixels_per_line)
         self.restart = restart
         self.detector: ChangeDetector | None = None
@@ -326,6 +326,10 @@ class ScanlineStreamer:
         logits = self.decoder.classify(self.decoder.step(values, measured, scans))
         self.num_lines[scans] += 1
         place = np.minimum(self.num_lines[scans], len(self.temperatures)) - 1
+        if self.model.config.calibration_exponents:
+            logits = logits - logits.mean(axis=-1, keepdims=True)
+            largest = logits.max(axis=-1, keepdims=True).clip(min=SMALLEST_LOGIT)
+            logits = logits * largest ** self.exponents[place]
         logits = logits / self.temperatures[place] + self.biases[place]
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)

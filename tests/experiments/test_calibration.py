@@ -41,39 +41,57 @@ class TestOfOneLineCount:
     @quick
     @given(seed=st.integers(0, 10**6), factor=st.floats(0.3, 5))
     def test_takes_back_what_was_too_sure(self, seed, factor):
-        temperature, biases = fit_calibration(*overconfident(seed, factor))
-        assert temperature == pytest.approx(factor, rel=0.12)
+        verdicts, labels = overconfident(seed, factor)
+        temperature, exponent, biases = fit_calibration(verdicts, labels)
+        found = calibrate(verdicts, temperature, biases, exponent)
+        assert np.abs(found - calibrate(verdicts, factor)).mean() < 0.02
         np.testing.assert_allclose(biases, 0, atol=0.15)
+
+    @quick
+    @given(seed=st.integers(0, 10**6), exponent=st.floats(-0.3, 1))
+    def test_takes_back_what_was_too_sure_where_it_was_sure(self, seed, exponent):
+        verdicts, honest_labels = overconfident(seed, 1.0)
+        # its inverse, of the largest logit z: z * z ** e is undone by the power -e / (1 + e)
+        told = calibrate(verdicts, 1.0, exponent=-exponent / (1 + exponent))
+        temperature, found, biases = fit_calibration(told, honest_labels)
+        assert found == pytest.approx(exponent, abs=0.15)
+        assert np.abs(calibrate(told, temperature, biases, found) - verdicts).mean() < 0.02
 
     def test_takes_back_the_weight_of_a_state(self):
         honest, labels = overconfident(0, 1.0)
         weighted = calibrate(honest, 0.5, np.array([2.0, 0, 0, 0]))
-        temperature, biases = fit_calibration(weighted, labels)
-        found = calibrate(weighted, temperature, biases)
+        temperature, exponent, biases = fit_calibration(weighted, labels)
+        found = calibrate(weighted, temperature, biases, exponent)
         assert np.abs(weighted - honest).mean() > 0.1 > 0.01 > np.abs(found - honest).mean()
 
-    def test_a_temperature_alone_leaves_the_state_and_the_sum(self):
+    @pytest.mark.parametrize("exponent", [-0.5, 0.0, 2.0])
+    def test_without_biases_the_state_and_the_sum_stay(self, exponent):
         probabilities, _ = overconfident(0, 3.0)
-        changed = calibrate(probabilities, 2.0)
+        changed = calibrate(probabilities, 2.0, exponent=exponent)
         np.testing.assert_array_equal(changed.argmax(axis=1), probabilities.argmax(axis=1))
         np.testing.assert_allclose(changed.sum(axis=1), 1)
         np.testing.assert_allclose(calibrate(probabilities, 1.0), probabilities, atol=1e-6)
 
     def test_certain_and_wrong_is_finite(self):
-        temperature, biases = fit_calibration(np.eye(4)[[0, 1, 2, 3]], np.array([1, 2, 3, 0]))
-        assert np.isfinite([temperature, *biases]).all()
+        temperature, exponent, biases = fit_calibration(np.eye(4)[[0, 1, 2, 3]], np.array([1, 2, 3, 0]))
+        assert np.isfinite([temperature, exponent, *biases]).all()
+
+    @pytest.mark.parametrize("exponent", [-0.5, 0.5])
+    def test_verdicts_without_any_preference_stay_without(self, exponent):
+        np.testing.assert_allclose(calibrate(np.full((2, 4), 0.25), 2.0, exponent=exponent), 0.25)
 
     def test_a_state_that_never_occurs_keeps_a_chance(self):
         probabilities, labels = overconfident(0, 1.0)
-        _, biases = fit_calibration(probabilities[labels > 0], labels[labels > 0])
+        _, _, biases = fit_calibration(probabilities[labels > 0], labels[labels > 0])
         assert -10 < biases[0] < -1
 
 
 class TestFolds:
     def test_each_line_count_has_its_own(self):
         found = Calibration.fit([of_fold(0, [3.0, 1.5]), of_fold(1, [3.0, 1.5])])
-        np.testing.assert_allclose(found.temperatures, [3, 1.5], rtol=0.1)
-        assert found.biases.shape == (2, 4)
+        assert found.temperatures.shape == found.exponents.shape == (2,) and found.biases.shape == (2, 4)
+        np.testing.assert_allclose(found.temperatures / 1.5, [2, 1], rtol=0.1)
+        np.testing.assert_allclose(found.exponents, 0, atol=0.1)
 
     def test_of_a_fold_come_from_the_others(self):
         folds = [of_fold(0, [1.0, 4.0]), of_fold(1, [1.0, 2.0])]

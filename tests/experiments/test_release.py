@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from data_scripts.splits import Split
-from experiments.calibration import Calibration
+from experiments.calibration import Calibration, calibrate
 from experiments.probabilities import Probabilities
 from experiments.release import main
 from modeling_scanline import (
@@ -42,7 +42,8 @@ def summary(seed: int) -> dict:
 def leave_fold(folder: Path, fold: int, **changes) -> Path:
     rng = np.random.default_rng(fold)
     labels = rng.permutation(np.arange(NUM_SCANS) % 3)
-    scores = np.exp(4 * np.array([0.2, 1.0])[:, None, None] * np.eye(3)[labels] + 2 * rng.standard_normal((2, 90, 3)))
+    told = 4 * np.array([0.2, 1.0])[:, None, None] * np.eye(3)[labels] + 2 * rng.standard_normal((2, 90, 3))
+    scores = np.exp(2 * told)  # too sure
     scores /= scores.sum(axis=-1, keepdims=True)
     scan_ids = np.array([f"scan {fold}.{number}" for number in range(NUM_SCANS)])
     groups = np.array([f"session {fold}.{number % 3}" for number in range(NUM_SCANS)])
@@ -92,9 +93,10 @@ def test_the_folder_loads_where_the_project_is_not_known_and_is_calibrated(hub, 
     with torch.no_grad():
         plain = AutoModelForImageClassification.from_pretrained(run).eval()(pixel_values=lines).logits[0]
     calibration = json.loads((hub / "release.json").read_text())["calibration"]
-    temperature, biases = calibration["temperatures"][-1], calibration["biases"][-1]
-    assert temperature != pytest.approx(1, abs=0.05) and np.abs(biases).max() > 0.05
-    np.testing.assert_allclose(json.loads(printed), plain / temperature + torch.tensor(biases), atol=1e-5)
+    temperature, exponent, biases = (calibration[name][-1] for name in ("temperatures", "exponents", "biases"))
+    assert temperature != pytest.approx(1, abs=0.05) and np.abs(biases).max() > 0.05 and abs(exponent) > 0.01
+    expected = calibrate(plain.softmax(-1).numpy(), temperature, np.array(biases), exponent)
+    np.testing.assert_allclose(torch.tensor(json.loads(printed)).softmax(-1), expected, atol=1e-5)
 
 
 def test_it_names_the_scans_that_it_was_trained_on(hub, run):
@@ -106,6 +108,7 @@ def test_the_calibration_comes_from_all_folds_and_figures_from_the_other_ones(hu
     verdicts = [Probabilities.load(tmp_path / f"fold{fold}") for fold in range(2)]
     expected = Calibration.fit(verdicts)
     np.testing.assert_allclose(release["calibration"]["temperatures"], expected.temperatures, atol=1e-3)
+    np.testing.assert_allclose(release["calibration"]["exponents"], expected.exponents, atol=1e-3)
     np.testing.assert_allclose(release["calibration"]["biases"], expected.biases, atol=1e-3)
     assert release["num_scans"] == 2 * NUM_SCANS and len(release["sessions"]) == 6
     whole = release["by_lines"]["whole"]

@@ -238,6 +238,15 @@ def test_impossible_temperatures_are_refused(changes):
         ScanlineCausalConfig(**changes)
 
 
+@pytest.mark.parametrize("exponents", [[0.1], [0.1, 0.2, 0.3], [0.1, -1.0], []])
+def test_impossible_exponents_are_refused(exponents):
+    calibration = {"calibration_lines": [5, 10], "calibration_temperatures": [1.0, 1.0]}
+    with pytest.raises(
+        StrictDataclassClassValidationError, match="calibration_exponents must have one entry for each"
+    ):
+        ScanlineCausalConfig(**calibration, calibration_exponents=exponents)
+
+
 @pytest.mark.parametrize("biases", [[[0.0, 0.0]], [[0.0, 0.0], [0.0]], [[0.0, 0.0, 0.0]] * 2, []])
 def test_impossible_biases_are_refused(biases):
     calibration = {"calibration_lines": [5, 10], "calibration_temperatures": [1.0, 1.0]}
@@ -280,6 +289,7 @@ def test_another_number_of_states_leaves_out_what_was_found_for_the_saved_classi
         class_weights=[1.0, 2.0, 3.0, 4.0],
         calibration_lines=[5],
         calibration_temperatures=[1.5],
+        calibration_exponents=[0.5],
         calibration_biases=[[0.1, 0.2, 0.3, 0.4]],
         decision_alphas=[0.1],
         decision_thresholds=[0.9],

@@ -1,5 +1,6 @@
 """The causal model: nothing flows backwards in time, and a stream of lines gives what the whole scan gives."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -416,6 +417,19 @@ def test_biases_are_added_after_each_line(calibrated, causal, lines):
         added = (biased(lines).line_logits - calibrated(lines).line_logits)[0]
     for count, expected in {1: biases[0], 8: [0.0, 2.0, 0.0, -0.5], 16: biases[1], 50: biases[2]}.items():
         torch.testing.assert_close(added[count - 1], torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+def test_a_power_of_the_largest_logit_makes_sure_verdicts_surer(calibrated, causal, lines):
+    powered = causal(**TEMPERATURES, calibration_exponents=[0.5, 0.5, -0.5])
+    powered.load_state_dict(calibrated.state_dict())
+    with torch.no_grad():
+        before, after = (each(lines).line_logits[0] for each in (calibrated, powered))
+    temperatures = {1: 3.0, 8: 2.5, 16: 2.0, 24: 2.0 - 1.5 * math.log(1.5) / math.log(2), 50: 0.5}
+    for count, exponent in {1: 0.5, 8: 0.5, 16: 0.5, 24: 0.5 - math.log(1.5) / math.log(2), 50: -0.5}.items():
+        centered = before[count - 1] - before[count - 1].mean()
+        expected = centered * (centered.max() * temperatures[count]) ** exponent
+        torch.testing.assert_close(after[count - 1], expected, atol=1e-4, rtol=1e-4)
+    assert_same(stream(powered, lines, in_chunks_of(7))[0], powered(lines).line_logits)
 
 
 def test_one_temperature_for_all_lines(causal, lines, model, whole):

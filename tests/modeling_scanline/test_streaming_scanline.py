@@ -17,6 +17,7 @@ WIDTHS = (128, 300, 512, 37)
 MODEL_LINES = 40
 CALIBRATION = {
     "calibration_lines": [4, 16, 32], "calibration_temperatures": [3.0, 2.0, 0.5],
+    "calibration_exponents": [0.5, 0.0, -0.3],
     "calibration_biases": [[0.0, 1.0, -1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.5, 0.0, 0.0, 0.0]],
 }  # fmt: skip
 DECISIONS = {"decision_alphas": [0.05, 0.2], "decision_thresholds": [0.99, 0.3]}
