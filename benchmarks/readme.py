@@ -39,9 +39,11 @@ ALPHA = 0.1
 SIMULATION = {"seed": 0, "noise": 0.5, "clarity": 3.0, "pixels_per_period": 4.0}
 PLACE = 148  # in the stream of these; looked for until one showed a change that is found
 NAMES = {
-    "finetune_small": "causal transformer, pre-trained (the released recipe)",
-    "finetune_early_small": "causal transformer, pre-trained, for verdicts after few lines (not released)",
-    "finetune_tiny": "the released recipe, tiny (released, too)",
+    "ensemble": "causal transformers, pre-trained, side by side (released)",
+    "finetune_small": "causal transformer, pre-trained, the first of them",
+    "finetune_early_small": "the second, for verdicts after few lines",
+    "finetune_next_small": "the third",
+    "finetune_tiny": "the first, tiny (released, too)",
     "lrcn": "LRCN as published, trained here",
     "lrcn_small": "LRCN as published, every tenth line, trained here",
     "cnn": "CNN as published, for whole scans, trained here",
