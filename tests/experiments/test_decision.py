@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments.calibration import cross_calibrated
 from experiments.decision import cross_decided, decide, error_bound, fit_thresholds
 from experiments.probabilities import Probabilities
 
@@ -84,5 +85,6 @@ def test_all_scans_after_a_fixed_number_of_lines(by_hand):
     fixed = cross_decided([by_hand, other], [0.2])["fixed"]
     assert [row["lines"] for row in fixed] == COUNTS.tolist()
     assert fixed[0]["abstention"] == pytest.approx(1 / 504)
-    right = (other.by_lines[2].argmax(-1) == other.labels).sum() + 3
+    # what the calibration by the other one makes of it: a verdict near a half may change sides
+    right = sum((of.by_lines[2].argmax(-1) == of.labels).sum() for of in cross_calibrated([by_hand, other]))
     assert fixed[2]["error"] == pytest.approx(1 - right / 504)
