@@ -115,6 +115,13 @@ def check_folds(run: Path, folds: Sequence[Fold]) -> None:
         raise ValueError(f"seed {alone[0]} has one fold, whose calibration another would have to give; give two.")
 
 
+def num_folds_wanted(recipe: dict[str, Any]) -> int:
+    """Of how many folds a run is one; an ensemble is of the fold of its members."""
+    if members := recipe.get("members"):
+        return num_folds_wanted(read_recipe(Path(members[0])))
+    return recipe.get("num_folds") or 1
+
+
 def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
     """Everything that the card says of a model, from the files of its run and of its folds."""
     metric = load_metric()
@@ -170,7 +177,7 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
         "label_names": names,
         "seeds": sorted(by_seed),
         "num_folds": max(len(of_seed) for of_seed in by_seed.values()),
-        "num_folds_wanted": folds[0].recipe.get("num_folds") or 1,
+        "num_folds_wanted": num_folds_wanted(folds[0].recipe),
         "num_scans": len(first.labels),
         "counts": np.bincount(first.labels, minlength=len(names)).tolist(),
         "by_lines": by_lines,

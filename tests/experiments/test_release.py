@@ -251,7 +251,12 @@ def test_an_ensemble_is_vouched_for_by_folds_whose_members_were_trained_alike(ru
     told["members"] = [of_member, of_member | {"rehearsed": 0}]
     (run / "summary.json").write_text(json.dumps(told))
     folds = [
-        leave_fold(tmp_path / f"fold{fold}", fold, members=leave_members(tmp_path / f"of fold {fold}", (0.1, 0.2)))
+        leave_fold(
+            tmp_path / f"fold{fold}",
+            fold,
+            members=leave_members(tmp_path / f"of fold {fold}", (0.1, 0.2), num_folds=3, fold=fold),
+            num_folds=0,
+        )
         for fold in range(2)
     ]
     assert publish(run, *folds) == 0
@@ -259,6 +264,7 @@ def test_an_ensemble_is_vouched_for_by_folds_whose_members_were_trained_alike(ru
     described = json.loads((hub / "release.json").read_text())["members"]
     assert [member["recipe"]["learning_rate"] for member in described] == [0.1, 0.2]
     card = (hub / "README.md").read_text()
+    assert "2 of 3 folds of whole sessions" in card
     assert (
         "One network: 13 epochs, 40 steps, seed 3, from weights trained on 2,000 simulated scans, with 1,000" in card
     )
