@@ -321,6 +321,7 @@ def release(
     recipe = read_recipe(run)
     write_recipe(output, portable_recipe(recipe))
     shutil.copyfile(run / SPLIT_FILE, output / SPLIT_FILE)  # or nobody could tell which scans it has seen
+    (output / PRETRAINING_RECIPE_FILE).unlink(missing_ok=True)  # of other weights
     if pretraining := recipe_of_start(recipe):
         write_recipe(output, pretraining, PRETRAINING_RECIPE_FILE)
         start = Path(recipe["model_name_or_path"])

@@ -261,10 +261,12 @@ def test_an_ensemble_is_vouched_for_by_folds_whose_members_were_trained_alike(ru
     ]
     assert publish(run, *folds) == 0
     hub = tmp_path / "hub" / "scanline-x"
+    (hub / "pretraining_recipe.yaml").touch()
+    assert publish(run, *folds) == 0 and not (hub / "pretraining_recipe.yaml").exists()
     described = json.loads((hub / "release.json").read_text())["members"]
     assert [member["recipe"]["learning_rate"] for member in described] == [0.1, 0.2]
     card = (hub / "README.md").read_text()
-    assert "2 of 3 folds of whole sessions" in card
+    assert "2 of 3 folds of whole sessions" in card and "`recipe.yaml` joins the runs, `members` in" in card
     assert (
         "One network: 13 epochs, 40 steps, seed 3, from weights trained on 2,000 simulated scans, with 1,000" in card
     )
