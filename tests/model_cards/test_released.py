@@ -46,7 +46,8 @@ inputs = processor(np.load("scan.npy"), return_tensors="pt")
 with torch.inference_mode():
     logits = model(**inputs).logits
     bare = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-    assert bare(**inputs).last_hidden_state.shape[-1] == model.config.hidden_size
+    width = model.config.num_members * model.config.hidden_size
+    assert bare(**inputs).last_hidden_state.shape[-1] == width
     for settings in ({"dtype": torch.float16}, {"dtype": torch.bfloat16}, {"attn_implementation": "eager"}):
         other = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True, **settings).eval()
         given = {name: each.to(other.dtype) if each.is_floating_point() else each for name, each in inputs.items()}
