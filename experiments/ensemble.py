@@ -25,7 +25,7 @@ from .run_folder import RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE, read_recipe
 FREE = {
     "class_weights", "label_smoothing", "line_loss_weighting", "next_line_weight", "next_line_steps",
     "hidden_dropout_prob", "attention_probs_dropout_prob", "change_weights", "change_threshold",
-    "transformers_version", "_name_or_path", "dtype",
+    "num_members", "transformers_version", "_name_or_path", "dtype",
 }  # fmt: skip
 
 
@@ -74,7 +74,8 @@ def describe_member(folder: Path) -> dict[str, Any]:
 
 def join(models: Sequence[ScanlineCausalForImageClassification]) -> ScanlineCausalForImageClassification:
     """
-    One model of several that are not calibrated: its logits are the means of theirs.
+    One model of several that are not calibrated: its logits are the means of theirs. One that was joined itself brings
+    all its members, which count as much together as another one.
 
     Args:
         models: causal ones of the same sizes and states.
@@ -86,19 +87,18 @@ def join(models: Sequence[ScanlineCausalForImageClassification]) -> ScanlineCaus
     for model in models:
         if not isinstance(model, ScanlineCausalForImageClassification):
             raise ValueError(f"members must be causal models, got {model.config.model_type}.")
-        if model.config.num_members > 1:
-            raise ValueError("members must be single models: give the members of an ensemble in place of it.")
         ours, theirs = ({**each.config.to_dict(), **dict.fromkeys(FREE)} for each in (first, model))
         if differing := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
             name = differing[0]
             raise ValueError(f"members must have the same {name}, got {ours.get(name)} and {theirs.get(name)}.")
     config = copy.deepcopy(first.config)
-    config.num_members, config.next_line_weight = len(models), 0.0
+    members = [member for model in models for member in model.scanline.members]
+    config.num_members, config.next_line_weight = len(members), 0.0
     joined = ScanlineCausalForImageClassification(config)
     weights: dict[str, torch.Tensor] = {}
-    for place, model in enumerate(models):
+    for place, member in enumerate(members):
         where = f"scanline.others.{place - 1}." if place else "scanline."
-        of_member = model.scanline.state_dict()
+        of_member = {name: weight for name, weight in member.state_dict().items() if not name.startswith("others.")}
         weights |= {f"{where}{name}": weight for name, weight in of_member.items()}
     heads = [model.classifier for model in models]
     weights["classifier.weight"] = torch.cat([head.weight for head in heads], dim=1) / len(heads)

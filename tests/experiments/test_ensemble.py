@@ -41,13 +41,23 @@ def test_logits_are_the_means_of_those_of_the_members():
     assert joined.num_parameters() == sum(of_verdicts) - 2 * joined.config.num_labels  # one bias
 
 
+def test_what_was_joined_can_be_joined_again():
+    models = [causal(0), causal(1), join([causal(2), causal(3), causal(4)]).eval()]
+    lines = torch.randn(2, 20, 32)
+    joined = join([join(models[:2]), models[2]]).eval()
+    with torch.no_grad():
+        first, second, third = (model(lines).line_logits for model in models)
+        expected = ((first + second) / 2 + third) / 2
+        torch.testing.assert_close(joined(lines).line_logits, expected, atol=1e-5, rtol=0)
+    assert joined.config.num_members == 5
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [
         (lambda: causal(1, num_attention_heads=4), "the same num_attention_heads, got 2 and 4"),
         (lambda: causal(1, id2label={0: "a", 1: "b"}), "the same id2label"),
         (lambda: causal(1, calibration_lines=[5], calibration_temperatures=[2.0]), "the same calibration_"),
-        (lambda: join([causal(1), causal(2)]), "give the members of an ensemble"),
         (lambda: ScanlineViTForImageClassification(ScanlineViTConfig(**SIZES)), "causal models, got scanline_vit"),
     ],
 )
