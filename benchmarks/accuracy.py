@@ -317,7 +317,7 @@ def draw(results: Sequence[dict[str, Any]]) -> Figure:
     curves = {
         label: line for axis in axes[:, 0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(curves.values(), curves.keys(), loc="outside lower center", ncols=len(curves), fontsize="small")
+    figure.legend(curves.values(), curves.keys(), loc="outside lower center", ncols=5, fontsize="small")
     return figure
 
 

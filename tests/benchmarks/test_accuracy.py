@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 
@@ -261,3 +262,11 @@ def test_a_model_has_one_colour_in_the_whole_figure_and_one_name_below_it():
     assert all(len(colours[model]) == 1 for model in ("causal", "cnn", "tiny"))
     assert len(set.union(*(colours[model] for model in ("causal", "cnn", "tiny")))) == 3
     assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == sorted(colours)
+
+
+def test_the_names_of_many_models_fit_below_the_figure():
+    flat = {str(count): {key: {"mean": 0.5, "interval": [0.4, 0.6]} for key in FIGURES} for count in LINE_COUNTS}
+    figure = draw([{"model": f"a_model_number_{n}", "split": "random", "figures": flat} for n in range(9)])
+    figure.savefig(io.BytesIO())  # lays it out
+    legend, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert whole.x0 <= legend.x0 and legend.x1 <= whole.x1 and whole.y0 <= legend.y0
