@@ -48,6 +48,8 @@ NAMES = {
     "lrcn_small": "LRCN as published, every tenth line, trained here",
     "cnn": "CNN as published, for whole scans, trained here",
     "cnn_padding": "the same, on partial scans too, trained here",
+    "library_vit": "the library's ViT, trained here",
+    "library_convnext": "the library's ConvNeXt, trained here",
 }
 PROTOCOLS = {
     "sessions": "Sessions that the model has not seen: cross-validation by sessions of the microscope",
