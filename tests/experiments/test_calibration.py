@@ -44,7 +44,7 @@ class TestOfOneLineCount:
         verdicts, labels = overconfident(seed, factor)
         temperature, exponent, biases = fit_calibration(verdicts, labels)
         found = calibrate(verdicts, temperature, biases, exponent)
-        assert np.abs(found - calibrate(verdicts, factor)).mean() < 0.02
+        assert np.abs(found - calibrate(verdicts, factor)).mean() < 0.015
         np.testing.assert_allclose(biases, 0, atol=0.15)
 
     @quick
@@ -59,10 +59,10 @@ class TestOfOneLineCount:
 
     def test_takes_back_the_weight_of_a_state(self):
         honest, labels = overconfident(0, 1.0)
-        weighted = calibrate(honest, 0.5, np.array([2.0, 0, 0, 0]))
+        weighted = calibrate(honest, 0.4, np.array([1.0, 0, 0, 0]))
         temperature, exponent, biases = fit_calibration(weighted, labels)
         found = calibrate(weighted, temperature, biases, exponent)
-        assert np.abs(weighted - honest).mean() > 0.1 > 0.02 > np.abs(found - honest).mean()
+        assert np.abs(weighted - honest).mean() > 0.1 > 0.01 > np.abs(found - honest).mean()
 
     @pytest.mark.parametrize("exponent", [-0.5, 0.0, 2.0])
     def test_without_biases_the_state_and_the_sum_stay(self, exponent):
@@ -90,7 +90,7 @@ class TestFolds:
     def test_each_line_count_has_its_own(self):
         found = Calibration.fit([of_fold(0, [3.0, 1.5]), of_fold(1, [3.0, 1.5])])
         assert found.temperatures.shape == found.exponents.shape == (2,) and found.biases.shape == (2, 4)
-        np.testing.assert_allclose(found.temperatures / 1.5, [2, 1], rtol=0.1)
+        np.testing.assert_allclose(found.temperatures, [3, 1.5], rtol=0.1)
         np.testing.assert_allclose(found.exponents, 0, atol=0.1)
 
     def test_of_a_fold_come_from_the_others(self):
