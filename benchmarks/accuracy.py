@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from transformers.training_args import OptimizerNames
 
-from experiments.intervals import FIGURES, figures_by_lines, leads
+from experiments.intervals import FIGURES, Resampled, figures_by_lines, leads
 from experiments.launch import LAST_EPOCH, Run, execute_all
 from experiments.probabilities import PROBABILITIES_FILE, Probabilities
 from experiments.run_folder import SUMMARY_FILE, read_recipe
@@ -147,6 +147,7 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
         "machine": summary["machine"],
         "figures": figures,
         "resampled": resampled,
+        "verdicts": verdicts,
     }
 
 
@@ -202,8 +203,25 @@ def training_of(folder: Path) -> dict[str, Any]:
     }
 
 
+def comparable(first: dict[str, Any], other: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The seeds of two models of a split whose verdicts are on the same scans; none if there are no such."""
+    of_first, of_other = first["folds_by_seed"], other["folds_by_seed"]
+    folds = [*of_first.values(), *of_other.values()]
+    if first["split"] == "sessions" and all(of_seed == folds[0] for of_seed in folds):
+        return list(of_first), list(of_other)  # the folds are fixed, whatever the seed
+    common = [seed for seed in of_first if of_other.get(seed) == of_first[seed]]
+    return common, common
+
+
+def figures_of(result: dict[str, Any], seeds: list[int]) -> tuple[dict[str, Any], Resampled]:
+    """Figures and resampled means of some seeds of a model."""
+    if seeds == list(result["folds_by_seed"]):
+        return result["figures"], result["resampled"]
+    return figures_by_lines([result["verdicts"][seed] for seed in seeds])
+
+
 def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How far the first model is ahead of the others of the same split, seeds and folds, with intervals."""
+    """How far the first model is ahead of the others of the same split on the same scans, with intervals."""
     differences = []
     for split in SPLITS:
         of_split = [result for result in results if result["split"] == split]
@@ -211,14 +229,14 @@ def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             first = of_split[0]
             if "resampled" not in first or "resampled" not in other:
                 continue  # verdicts were not kept
-            if other["folds_by_seed"] != first["folds_by_seed"]:
+            seeds, of_other = comparable(first, other)
+            if not seeds:
                 continue  # of other scans: no fair comparison
             models = {"split": split, "model": first["model"], "other": other["model"]}
+            models |= {"seeds": seeds, "seeds_of_other": of_other}
             differences += [
                 models | {"lines": lines, "figure": name, "ahead": ahead, "interval": low_high}
-                for lines, name, ahead, low_high in leads(
-                    *((result["figures"], result["resampled"]) for result in (first, other))
-                )
+                for lines, name, ahead, low_high in leads(figures_of(first, seeds), figures_of(other, of_other))
             ]
     return differences
 
@@ -272,10 +290,14 @@ def render(comparison: dict[str, Any]) -> str:
     lines = [line for split in SPLITS for line in table_of(comparison["results"], split)]
     ahead = [entry for entry in comparison["differences"] if entry["lines"] in ("20", "whole")]
     if ahead:
-        lines += ["### How far the first is ahead", "", "| split | of | lines | figure | ahead | interval |"]
-        lines += ["|---|---|---|---|---|---|"]
+        lines += ["### How far the first is ahead", "", "On the same scans, of the seeds that are named.", ""]
         lines += [
-            f"| {entry['split']} | {entry['other']} | {entry['lines']} | {entry['figure'].replace('_', ' ')} | "
+            "| split | of | seeds | its seeds | lines | figure | ahead | interval |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {entry['split']} | {entry['other']} | {' '.join(map(str, entry['seeds']))} | "
+            f"{' '.join(map(str, entry['seeds_of_other']))} | {entry['lines']} | {entry['figure'].replace('_', ' ')} | "
             f"{entry['ahead']:+.3f} | {entry['interval'][0]:+.3f} to {entry['interval'][1]:+.3f} |"
             for entry in ahead
         ]
@@ -284,7 +306,9 @@ def render(comparison: dict[str, Any]) -> str:
 
 def report(results: list[dict[str, Any]], folder: Path) -> None:
     """Writes the results as JSON, as tables, and as a figure."""
-    kept = [{name: value for name, value in result.items() if name != "resampled"} for result in results]
+    kept = [
+        {name: value for name, value in result.items() if name not in ("resampled", "verdicts")} for result in results
+    ]
     page = write("accuracy", {"results": kept, "differences": compare(results)}, render, folder)
     draw(results).savefig(folder / "accuracy.png", dpi=120)
     console.print(Markdown(page))

@@ -86,6 +86,35 @@ def test_models_with_other_folds_are_not_compared(command, tmp_path):
     assert "| 2 of 5 | 160 |" in table and "| 1 of 5 | 80 |" in table
 
 
+def test_random_splits_are_compared_on_the_seeds_that_both_models_have(command, tmp_path):
+    for model, skill, seeds in (("causal", 2.0, (1, 2)), ("cnn", 0.5, (2,))):
+        for seed in seeds:
+            leave_run(tmp_path / "work" / model / f"random_seed{seed}", verdicts(skill, seed, seed))
+    assert command("--splits", "random") == 0
+    entry = next(entry for entry in read(tmp_path)["differences"] if entry["lines"] == "whole")
+    assert (entry["figure"], entry["seeds"], entry["seeds_of_other"]) == ("balanced_accuracy", [2], [2])
+    of_both = [verdicts(skill, 2, 2) for skill in (2.0, 0.5)]
+    ours, theirs = (balanced_accuracy_score(of.labels, of.whole.argmax(axis=1)) for of in of_both)
+    assert entry["ahead"] == pytest.approx(ours - theirs)
+    assert entry["interval"][0] < entry["ahead"] < entry["interval"][1]
+
+
+def test_folds_of_sessions_are_the_same_scans_for_every_seed(command, tmp_path):
+    for model, skill, seeds in (("causal", 2.0, (1, 2)), ("cnn", 0.5, (3,))):
+        for seed in seeds:
+            for fold in range(2):
+                leave_run(tmp_path / "work" / model / f"sessions_seed{seed}_fold{fold}", verdicts(skill, fold, seed))
+    assert command("--splits", "sessions", "--seeds", "1", "2", "3") == 0
+    results, differences = read(tmp_path)["results"], read(tmp_path)["differences"]
+    assert len(differences) == 2 * (len(LINE_COUNTS) + 1)
+    entry = next(entry for entry in differences if (entry["lines"], entry["figure"]) == ("20", "auroc"))
+    assert (entry["seeds"], entry["seeds_of_other"]) == ([1, 2], [3])
+    assert entry["ahead"] == pytest.approx(
+        results[0]["figures"]["20"]["auroc"]["mean"] - results[1]["figures"]["20"]["auroc"]["mean"]
+    )
+    assert "| sessions | cnn | 1 2 | 3 | 20 | auroc |" in (tmp_path / "results" / "accuracy.md").read_text()
+
+
 def test_published_figures_stand_beside_the_random_split_only(command, tmp_path):
     leave_run(tmp_path / "work" / "causal" / "random_seed1", verdicts(1.0, 0, 1))
     assert command() == 0
