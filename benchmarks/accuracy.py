@@ -297,8 +297,8 @@ def render(comparison: dict[str, Any]) -> str:
         ]
         lines += [
             f"| {entry['split']} | {entry['other']} | {' '.join(map(str, entry['seeds']))} | "
-            f"{' '.join(map(str, entry['seeds_of_other']))} | {entry['lines']} | {entry['figure'].replace('_', ' ')} | "
-            f"{entry['ahead']:+.3f} | {entry['interval'][0]:+.3f} to {entry['interval'][1]:+.3f} |"
+            f"{' '.join(map(str, entry['seeds_of_other']))} | {entry['lines']} | "
+            f"{entry['figure'].replace('_', ' ')} | {entry['ahead']:+.3f} | {entry['interval'][0]:+.3f} to {entry['interval'][1]:+.3f} |"
             for entry in ahead
         ]
     return "\n".join(lines).rstrip() + "\n"

@@ -10,7 +10,7 @@ import torch
 
 from .builders import BUILDERS
 from .builders.arrays import ORIENTATIONS
-from .builders.base import prepare_lines, readable_files
+from .builders.base import ScanBuilder, prepare_lines, readable_files
 from .readers import READERS, read_scan
 from .scan import ScanReadError
 from .simulation import SURFACES
@@ -38,6 +38,9 @@ class ScanSource:
         default=None, metadata={"help": "Where they are: the folder or the file; for exported, or the Hub repository."}
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where prepared datasets are kept."})
+    preprocessing_num_workers: int = field(
+        default=1, metadata={"help": "Processes that prepare a dataset the first time: as many as there are cores."}
+    )
     pixels_per_line: int = field(default=128, metadata={"help": "Width that scans are resampled to."})
     max_lines: int = field(default=128, metadata={"help": "Lines of a scan to use, from the first."})
     channel: str | None = field(
@@ -99,6 +102,8 @@ def load_scans(source: ScanSource, streaming: bool = False, flatten: bool = Fals
     """
     if source.dataset not in DATASETS:
         raise ScanReadError(f"dataset must be one of {', '.join(DATASETS)}, got {source.dataset!r}.")
+    if source.preprocessing_num_workers < 1:
+        raise ScanReadError(f"preprocessing_num_workers must be at least 1, got {source.preprocessing_num_workers}.")
     if source.dataset == EXPORTED:
         return _load_exported(source, streaming)
     builder_class = BUILDERS[source.dataset]
@@ -114,16 +119,26 @@ def load_scans(source: ScanSource, streaming: bool = False, flatten: bool = Fals
     )
     if streaming:
         return builder.as_streaming_dataset(split="train")
+    _prepare(builder, source.preprocessing_num_workers)
+    builder.check_number()
+    scans = builder.as_dataset(split="train")
+    builder.check_names(scans)
+    return scans
+
+
+def _prepare(builder: ScanBuilder, num_processes: int) -> None:
+    builder.num_processes = num_processes
     try:
-        builder.download_and_prepare()
+        builder.download_and_prepare(num_proc=num_processes)
     except datasets.exceptions.DatasetGenerationError as error:
         cause = error.__cause__
         while cause is not None and not isinstance(cause, ScanReadError):
             cause = cause.__cause__
-        if cause is None:
+        if cause is not None:
+            raise cause from None
+        if num_processes == 1:
             raise
-        raise cause from None
-    return builder.as_dataset(split="train")
+        _prepare(builder, 1)  # of another process, errors come without what caused them
 
 
 def load_parts(name: str, cache_dir: str | None, streaming: bool = False) -> Any:

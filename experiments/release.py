@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from data_scripts.splits import Split
@@ -58,6 +58,7 @@ FREE = OF_THE_MACHINE | {
     "split", "split_seed", "num_folds", "fold", "validation_fraction", "seed", "eval_strategy",
     "load_best_model_at_end", "eval_line_counts",
 }  # fmt: skip
+DTYPES = ("float32", "float16", "bfloat16")
 console = Console(markup=False)  # names may have brackets
 
 
@@ -249,6 +250,14 @@ def draw(description: dict[str, Any]) -> Figure:
     return figure
 
 
+def save_as(model: PreTrainedModel, output: Path, dtype: str) -> PreTrainedModel:
+    """Saves a model in float32 with its weights stored in another dtype; returns it as it is loaded again."""
+    model.to(getattr(torch, dtype)).save_pretrained(output)
+    model.config.dtype = torch.float32  # which from_pretrained goes by, not by what is stored
+    model.config.save_pretrained(output)
+    return AutoModelForImageClassification.from_pretrained(output)
+
+
 def recipe_of_start(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe, without paths, of the run whose weights a run started from; empty where there is none at hand."""
     start = Path(recipe.get("model_name_or_path") or "")
@@ -263,6 +272,7 @@ def release(
     familiarity: Path | None = None,
     normalization: str | None = None,
     remark: str | None = None,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """
     Writes the Hub folder.
@@ -275,6 +285,7 @@ def release(
         familiarity: what `benchmarks.familiarity` wrote, to ship what scans of training look like; `None` ships none.
         normalization: of the processor, in place of the one of the run, where both do the same to its scans.
         remark: what the card says below its figures, as of choices that they depend on.
+        dtype: that weights are stored in, one of `DTYPES`; whoever loads them computes in float32 all the same.
 
     Returns:
         What the card was written from; also in `release.json`.
@@ -309,7 +320,7 @@ def release(
         shown = ("line_counts", "num_scans", "num_sessions", "allowed", "rows")
         description["familiarity"] = {name: found[name] for name in shown}
     output.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output)
+    model = save_as(model, output, dtype)
     processor = AutoImageProcessor.from_pretrained(run)
     if normalization is not None:
         description["normalization"] = {"run": processor.normalization, "shipped": normalization}
@@ -331,7 +342,7 @@ def release(
         description[kind] = [
             {"recipe": portable_recipe(other), "pretraining_recipe": recipe_of_start(other)} for other in others
         ]
-    description["name"] = output.name
+    description["name"], description["dtype"] = output.name, dtype
     description["num_parameters"] = model.num_parameters()
     description["weights_mb"] = round((output / "model.safetensors").stat().st_size / 1e6, 1)
     (output / RELEASE_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
@@ -355,6 +366,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=NORMALIZATIONS,
         help="what users' scans want, in place of that of the run: flat_line, where the scans of training came flat",
     )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=DTYPES,
+        help="what weights are stored in (float32); in float16 they take half the room, and are loaded as float32",
+    )
     parser.add_argument("--remark", help="a sentence for the card, below its figures: what they depend on, for one")
     arguments = parser.parse_args(argv)
     folders = [folder for folder in arguments.folds if folder.is_dir()]  # a pattern also catches their logs
@@ -369,6 +386,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.familiarity,
             arguments.normalization,
             arguments.remark,
+            arguments.dtype,
         )
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         logging.getLogger("release").error("%s", error)

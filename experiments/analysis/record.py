@@ -24,7 +24,8 @@ START = "model_name_or_path"  # a path, but also what was tried
 # of the machine and the day, not of what was tried
 OF_THE_MACHINE = {
     *PATHS, "debug", "disable_tqdm", "report_to", "use_cpu", "keep_in_memory", "dataloader_pin_memory",
-    "dataloader_num_workers", "logging_strategy", "save_strategy", "save_total_limit", "resume_from_checkpoint",
+    "dataloader_num_workers", "preprocessing_num_workers", "gradient_checkpointing", "activation_checkpointing",
+    "logging_strategy", "save_strategy", "save_total_limit", "resume_from_checkpoint",
     "remove_unused_columns", "do_train", "do_eval", "do_predict", "restore_callback_states_from_checkpoint",
     "per_device_eval_batch_size", "run_name", "project", "logging_dir",
 } - {START}  # fmt: skip

@@ -74,3 +74,49 @@ def test_tilt_is_taken_out_before_lines_are_resampled_as_the_processor_does(tmp_
     _, resampled_first = read_folder(tmp_path, WIDTH, MAX_LINES)
     apart = ScanDataset(resampled_first, None, "flat_line").__getitems__([0, 1])["pixel_values"] - expected
     assert apart.abs().max() > 0.1
+
+
+class TestSeveralProcesses:
+    """Shards of one scan, so that few files make several."""
+
+    @pytest.fixture
+    def load(self, monkeypatch, tmp_path):
+        def load(root, num_workers):
+            monkeypatch.setattr("data_scripts.builders.base.SHARD_SIZE", 1)
+            cache = str(tmp_path / f"cache{num_workers}")
+            sizes = {"pixels_per_line": WIDTH, "max_lines": MAX_LINES}
+            return ScanSource("folder", str(root), cache, preprocessing_num_workers=num_workers, **sizes).load()
+
+        return load
+
+    def test_make_the_dataset_that_one_makes(self, class_folders, load):
+        alone, together = (load(class_folders[0], number) for number in (1, 3))
+        assert together.to_dict() == alone.to_dict() and len(together.cache_files) == 3
+
+    def test_find_scans_that_are_called_alike_in_other_shards(self, class_folders, load, draw):
+        for ending in ("bmp", "tif"):
+            draw(class_folders[0] / "good" / f"b.{ending}")
+        for _ in range(2):  # what was prepared is in the cache the second time
+            with pytest.raises(ScanReadError, match="two scans are called 'good/b'"):
+                load(class_folders[0], 2)
+
+    def test_of_which_one_finds_nothing_to_read(self, class_folders, load, caplog):
+        root, heights = class_folders
+        (root / next(iter(heights))).write_bytes(b"")
+        assert len(load(root, 4)) == len(heights) - 1
+
+    def test_nothing_to_read(self, class_folders, load):
+        root, heights = class_folders
+        for name in heights:
+            (root / name).write_bytes(b"")
+        with pytest.raises(ScanReadError, match="no scan to make a dataset of"):
+            load(root, 2)
+
+    def test_none_is_refused(self):
+        with pytest.raises(ScanReadError, match="preprocessing_num_workers must be at least 1, got 0"):
+            ScanSource(preprocessing_num_workers=0).load()
+
+    def test_keep_their_threads_for_themselves(self, class_folders, load):
+        before = torch.get_num_threads()
+        load(class_folders[0], 2)
+        assert torch.get_num_threads() == before

@@ -99,6 +99,27 @@ def test_the_folder_loads_where_the_project_is_not_known_and_is_calibrated(hub, 
     np.testing.assert_allclose(torch.tensor(json.loads(printed)).softmax(-1), expected, atol=1e-5)
 
 
+def test_weights_that_are_stored_in_half_the_bits_are_computed_with_as_before(run, hub, tmp_path):
+    whole_size, whole = (hub / "model.safetensors").stat().st_size, json.loads((hub / "release.json").read_text())
+    folds = [tmp_path / f"fold{fold}" for fold in range(2)]
+    assert publish(run, *folds, more=("--dtype", "float16")) == 0
+    stored = load_file(hub / "model.safetensors")
+    assert {weights.dtype for weights in stored.values()} == {torch.float16}
+    assert (hub / "model.safetensors").stat().st_size < 0.7 * whole_size
+    half = json.loads((hub / "release.json").read_text())
+    np.testing.assert_allclose(half["example"], whole["example"], atol=5e-3)
+    assert half["example"] != whole["example"]  # that of what is shipped
+    assert "stored in float16" in (hub / "README.md").read_text()
+    code = (
+        "import sys; from transformers import AutoModelForImageClassification as Auto; "
+        f"model = Auto.from_pretrained({str(hub)!r}, trust_remote_code=True); "
+        "print({str(weights.dtype) for weights in model.parameters()}, model.config.dtype)"
+    )
+    command = [sys.executable, "-I", "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert printed.split() == ["{'torch.float32'}", "torch.float32"]
+
+
 def test_it_names_the_scans_that_it_was_trained_on(hub, run):
     assert (hub / "split.json").read_text() == (run / "split.json").read_text()
 
