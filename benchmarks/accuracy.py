@@ -295,12 +295,13 @@ def render(comparison: dict[str, Any]) -> str:
             "| split | of | seeds | its seeds | lines | figure | ahead | interval |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        lines += [
-            f"| {entry['split']} | {entry['other']} | {' '.join(map(str, entry['seeds']))} | "
-            f"{' '.join(map(str, entry['seeds_of_other']))} | {entry['lines']} | "
-            f"{entry['figure'].replace('_', ' ')} | {entry['ahead']:+.3f} | {entry['interval'][0]:+.3f} to {entry['interval'][1]:+.3f} |"
-            for entry in ahead
-        ]
+        for entry in ahead:
+            seeds, of_other = (" ".join(map(str, entry[name])) for name in ("seeds", "seeds_of_other"))
+            lines.append(
+                f"| {entry['split']} | {entry['other']} | {seeds} | {of_other} | {entry['lines']} | "
+                f"{entry['figure'].replace('_', ' ')} | {entry['ahead']:+.3f} | "
+                f"{entry['interval'][0]:+.3f} to {entry['interval'][1]:+.3f} |"
+            )
     return "\n".join(lines).rstrip() + "\n"
 
 
