@@ -17,6 +17,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from data_scripts.splits import Split
 from modeling_scanline import ScanlineCausalForImageClassification
+from modeling_scanline.configuration_scanline import MEMBER_SIZES
 
 from .lineage import run_of
 from .run_folder import RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE, read_recipe
@@ -25,7 +26,8 @@ from .run_folder import RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE, read_recipe
 FREE = {
     "class_weights", "label_smoothing", "line_loss_weighting", "next_line_weight", "next_line_steps",
     "hidden_dropout_prob", "attention_probs_dropout_prob", "change_weights", "change_threshold",
-    "num_members", "transformers_version", "_name_or_path", "dtype",
+    "num_members", "member_sizes", "transformers_version", "_name_or_path", "architectures", "auto_map", "dtype",
+    *MEMBER_SIZES,
 }  # fmt: skip
 
 
@@ -78,7 +80,7 @@ def join(models: Sequence[ScanlineCausalForImageClassification]) -> ScanlineCaus
     all its members, which count as much together as another one.
 
     Args:
-        models: causal ones of the same sizes and states.
+        models: causal ones of the same states, that take the same lines.
 
     Raises:
         ValueError: for models that cannot stand side by side.
@@ -94,6 +96,10 @@ def join(models: Sequence[ScanlineCausalForImageClassification]) -> ScanlineCaus
     config = copy.deepcopy(first.config)
     members = [member for model in models for member in model.scanline.members]
     config.num_members, config.next_line_weight = len(members), 0.0
+    configs = [of_member for model in models for of_member in model.config.member_configs]
+    sizes = [{name: getattr(of_member, name) for name in MEMBER_SIZES} for of_member in configs]
+    others = [{name: value for name, value in other.items() if value != sizes[0][name]} for other in sizes[1:]]
+    config.member_sizes = others if any(others) else None
     joined = ScanlineCausalForImageClassification(config)
     weights: dict[str, torch.Tensor] = {}
     for place, member in enumerate(members):

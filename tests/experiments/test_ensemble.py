@@ -52,10 +52,32 @@ def test_what_was_joined_can_be_joined_again():
     assert joined.config.num_members == 5
 
 
+def test_models_of_other_sizes_stand_side_by_side(tmp_path):
+    larger = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "tokenizer_channels": [6, 4],
+        "tokenizer_kernel_sizes": [5, 3],
+    }
+    models = [causal(0, **larger), causal(1), causal(2, **larger)]
+    lines = torch.randn(2, 20, 32)
+    with torch.no_grad():
+        logits = [model(lines).line_logits for model in models]
+        for order in ([0, 1, 2], [1, 0, 2]):
+            join([models[place] for place in order]).save_pretrained(tmp_path)
+            joined = ScanlineCausalForImageClassification.from_pretrained(tmp_path).eval()
+            torch.testing.assert_close(joined(lines).line_logits, sum(logits) / 3, atol=1e-5, rtol=0)
+        again = join([joined, models[1]]).eval()
+        expected = sum(logits) / 6 + logits[1] / 2
+        torch.testing.assert_close(again(lines).line_logits, expected, atol=1e-5, rtol=0)
+    assert [sizes.get("hidden_size") for sizes in again.config.member_sizes] == [32, 32, None]
+    assert join(models[1:2] * 2).config.member_sizes is None
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        (lambda: causal(1, num_attention_heads=4), "the same num_attention_heads, got 2 and 4"),
+        (lambda: causal(1, sliding_window=64), "the same sliding_window, got 128 and 64"),
         (lambda: causal(1, id2label={0: "a", 1: "b"}), "the same id2label"),
         (lambda: causal(1, calibration_lines=[5], calibration_temperatures=[2.0]), "the same calibration_"),
         (lambda: ScanlineViTForImageClassification(ScanlineViTConfig(**SIZES)), "causal models, got scanline_vit"),

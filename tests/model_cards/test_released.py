@@ -46,7 +46,7 @@ inputs = processor(np.load("scan.npy"), return_tensors="pt")
 with torch.inference_mode():
     logits = model(**inputs).logits
     bare = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-    width = model.config.num_members * model.config.hidden_size
+    width = sum(config.hidden_size for config in model.config.member_configs)
     assert bare(**inputs).last_hidden_state.shape[-1] == width
     for settings in ({"dtype": torch.float16}, {"dtype": torch.bfloat16}, {"attn_implementation": "eager"}):
         other = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True, **settings).eval()

@@ -13,9 +13,22 @@ from modeling_scanline import ScanlineCache, ScanlineCausalForImageClassificatio
 NUM_LINES = 40  # more than two windows
 
 
-@pytest.fixture(scope="module", params=["rotary", "sinusoidal"])
+LARGER = {
+    "hidden_size": 48, "num_attention_heads": 2, "num_hidden_layers": 1, "tokenizer_channels": [4, 8],
+    "tokenizer_kernel_sizes": [5, 3], "tokenizer_strides": [2, 1], "tokenizer_context_lines": 2,
+    "tokenizer_pooling": "mean",
+}  # fmt: skip
+SIZES = {"alike": None, "of other sizes": [{}, LARGER]}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(position, sizes) for position in ("rotary", "sinusoidal") for sizes in SIZES],
+    ids=" ".join,
+)
 def model(request, causal):
-    return causal(num_members=3, position_embedding_type=request.param)
+    position, sizes = request.param
+    return causal(num_members=3, position_embedding_type=position, member_sizes=SIZES[sizes])
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +38,11 @@ def lines(make_lines):
 
 def test_members_see_nothing_of_each_other(model, lines, causal):
     with torch.no_grad():
-        states = model.scanline(lines).last_hidden_state.chunk(3, dim=-1)
+        widths = [config.hidden_size for config in model.config.member_configs]
+        states = model.scanline(lines).last_hidden_state.split(widths, dim=-1)
         for number, member in enumerate(model.scanline.members):
-            alone = causal(position_embedding_type=model.config.position_embedding_type).scanline
+            sizes = LARGER if number == 2 and model.config.member_sizes else {}
+            alone = causal(position_embedding_type=model.config.position_embedding_type, **sizes).scanline
             weights = {name: weight for name, weight in member.state_dict().items() if not name.startswith("others.")}
             alone.load_state_dict(weights)
             torch.testing.assert_close(states[number], alone(lines).last_hidden_state, atol=1e-5, rtol=0)
@@ -56,8 +71,10 @@ def test_a_stream_gives_what_the_whole_scan_gives(model, lines, edges, static, w
             model(given_lines[:, start:end], mask[:, start:end], past_key_values=cache).line_logits
             for start, end in pairwise(edges)
         ]
+    num_stages = sum(len(member.tokenizer.stages) for member in model.scanline.members)
     torch.testing.assert_close(torch.cat(parts, dim=1)[mask], whole[mask], atol=1e-5, rtol=0)
-    assert cache.get_seq_length() == NUM_LINES and len(cache.line_buffers) == 3 * 3
+    assert cache.get_seq_length() == NUM_LINES and len(cache.line_buffers) == num_stages
+    assert len(cache.layers) == sum(len(member.layers) for member in model.scanline.members)
 
 
 def test_streams_of_a_batch_can_be_reordered(model, lines):
@@ -92,6 +109,16 @@ def test_it_is_saved_and_loaded_with_all_members(model, lines, tmp_path):
         torch.testing.assert_close(loaded(lines).logits, model(lines).logits, atol=0, rtol=0)
 
 
+def test_members_of_other_sizes_take_the_implementation_that_is_set_later(causal, lines):
+    model = causal(num_members=2, member_sizes=[LARGER])
+    with torch.no_grad():
+        before = model(lines).logits
+        model.set_attn_implementation("eager")
+        outputs = model(lines, output_attentions=True)
+    assert len(outputs.attentions) == 2 + 1 and all(weights is not None for weights in outputs.attentions)
+    torch.testing.assert_close(outputs.logits, before, atol=1e-5, rtol=0)
+
+
 def test_layers_are_told_of_one_member_after_the_other(causal, make_lines):
     model = causal(num_members=2, attn_implementation="eager")
     outputs = model(make_lines(), output_attentions=True)
@@ -103,6 +130,10 @@ def test_layers_are_told_of_one_member_after_the_other(causal, make_lines):
     [
         ({"num_members": 0}, "num_members must be at least 1"),
         ({"num_members": 2, "next_line_weight": 0.5}, "next_line_weight=0.5 is for a single member"),
+        ({"num_members": 2, "member_sizes": [{}, {}]}, "one entry for each of num_members=2 but the first, got 2"),
+        ({"num_members": 2, "member_sizes": [{"max_lines": 5}]}, "member_sizes may have .*, got max_lines"),
+        ({"num_members": 2, "member_sizes": [{"hidden_size": 0}]}, "hidden_size must be at least 1"),
+        ({"num_members": 2, "member_sizes": [{"tokenizer_channels": [4]}]}, "one entry a convolution"),
     ],
 )
 def test_what_cannot_be_is_refused(causal_config, changes, says):
