@@ -39,12 +39,13 @@ ALPHA = 0.1
 SIMULATION = {"seed": 0, "noise": 0.5, "clarity": 3.0, "pixels_per_period": 4.0}
 PLACE = 148  # in the stream of these; looked for until one showed a change that is found
 NAMES = {
-    "finetune_early": "causal transformer at full size, pre-trained (released)",
-    "finetune_next": "the same, no simulated scans among the real ones",
-    "ensemble": "three small ones side by side",
-    "finetune_early_small": "small, by the recipe of the released one",
+    "ensemble": "causal transformers, pre-trained, a full-size and a small one side by side (released)",
+    "ensemble_small": "three small ones side by side",
+    "finetune_early": "full size, simulated scans among the real ones",
+    "finetune_next": "full size, the first of the released two",
+    "finetune_early_small": "small, the second of them",
     "finetune_next_small": "small, no simulated scans among the real ones",
-    "finetune_small": "small, that has not learned to tell the next lines",
+    "finetune_small": "small, likewise, and not told of the next lines",
     "finetune_tiny": "tiny, likewise (released, too)",
     "lrcn": "LRCN as published, trained here",
     "lrcn_small": "LRCN as published, every tenth line, trained here",
