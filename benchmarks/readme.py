@@ -41,12 +41,12 @@ PLACE = 148  # in the stream of these; looked for until one showed a change that
 NAMES = {
     "ensemble": "causal transformers, pre-trained, a full-size and a small one side by side (released)",
     "ensemble_small": "three small ones side by side",
-    "finetune_early": "full size, simulated scans among the real ones",
-    "finetune_next": "full size, the first of the released two",
-    "finetune_early_small": "small, the second of them",
-    "finetune_next_small": "small, no simulated scans among the real ones",
-    "finetune_small": "small, likewise, and not told of the next lines",
-    "finetune_tiny": "tiny, likewise (released, too)",
+    "finetune_early": "full size, next lines told, simulated scans among the real ones",
+    "finetune_next": "full size, next lines told; the one of the released two",
+    "finetune_early_small": "small, next lines told, simulated scans among the real ones; the other of them",
+    "finetune_next_small": "small, next lines told",
+    "finetune_small": "small",
+    "finetune_tiny": "tiny (released, too)",
     "lrcn": "LRCN as published, trained here",
     "lrcn_small": "LRCN as published, every tenth line, trained here",
     "cnn": "CNN as published, for whole scans, trained here",
@@ -93,7 +93,12 @@ def accuracy(results: Path) -> str:
                 for name, (balanced, area) in PUBLISHED.items()
             ]
         parts.append("\n".join(lines))
-        if len({json.dumps(row["folds_by_seed"], sort_keys=True) for row in of_split}) > 1:
+        # the folds of sessions are the same scans for every seed
+        scored = [
+            row["folds_by_seed"] if split == "random" else next(iter(row["folds_by_seed"].values()))
+            for row in of_split
+        ]
+        if len({json.dumps(folds, sort_keys=True) for folds in scored}) > 1:
             parts.append("Rows with other folds or seeds were scored on other scans: compare them with care.")
         if split == "random":
             parts.append(against_published(of_split))
@@ -154,7 +159,7 @@ def live(results: Path) -> str:
         (
             "time for a line",
             f"{median:.1f} ms in the median, {late:.1f} ms in the 99th percentile",
-            f"one CPU thread, {streaming['num_parameters'] / 1e6:.1f} M parameters, untrained; "
+            f"one CPU thread, {streaming['num_parameters'] / 1e6:.1f} M parameters; "
             f"load of the machine {streaming['load']:.1f}",
         ),
         (

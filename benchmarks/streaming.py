@@ -1,11 +1,13 @@
 """
 How long a line takes in a stream, against running the model again on all lines so far.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.streaming
+    OMP_NUM_THREADS=1 python -m benchmarks.streaming                     # the released model
+    OMP_NUM_THREADS=1 python -m benchmarks.streaming --model runs/mine --output_dir elsewhere
 
-Untrained weights at full size, as speed does not depend on them. Stream and recomputation take turns line by line, so
-that a busy machine slows both. Wall time is what an operator waits; the CPU time of the thread is shown beside it, as
-other processes take wall time. Then one stream of ten hours, whose memory is watched. Writes streaming.json and .md.
+On noise, as speed does not depend on what is seen; no tip change is ever found, so that no stream starts anew. Stream
+and recomputation take turns line by line, so that a busy machine slows both. Wall time is what an operator waits; the
+CPU time of the thread is shown beside it, as other processes take wall time. Then one stream of ten hours, whose
+memory is watched. Writes streaming.json and .md.
 """
 
 import os
@@ -25,18 +27,11 @@ import psutil
 import torch
 from rich.console import Console
 
-from modeling_scanline import (
-    ScanlineCausalConfig,
-    ScanlineCausalForImageClassification,
-    ScanlineImageProcessor,
-)
-from modeling_scanline.change_scanline import num_change_features
-from modeling_scanline.familiarity_scanline import num_familiarity_features
+from modeling_scanline import ScanlineCausalForImageClassification, ScanlineImageProcessor
 
 from .pages import RESULTS, write
 
-WIDTH = 128
-NORMALIZATION = "flat_line"  # as released
+RELEASED = Path(__file__).parents[1] / "model_cards" / "scanline-causal-hsi100"
 RANGES = ((1, 32), (33, 128), (129, 256), (257, 512))  # lines, both ends included
 console = Console()
 
@@ -49,12 +44,12 @@ def timed(function: Callable[[], Any]) -> tuple[float, float]:
 
 
 def measure(
-    model: ScanlineCausalForImageClassification, rounds: int, stride: int, seed: int
+    model: ScanlineCausalForImageClassification, processor: ScanlineImageProcessor, rounds: int, stride: int, seed: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Times by range of lines, of each way; the recomputation is done at every `stride`-th line."""
-    processor = ScanlineImageProcessor(pixels_per_line=WIDTH, normalization=NORMALIZATION)
     streamer = model.streamer(processor)
-    scans = np.random.default_rng(seed).standard_normal((rounds, RANGES[-1][1], WIDTH)).astype(np.float32)
+    sizes = rounds, RANGES[-1][1], processor.pixels_per_line
+    scans = np.random.default_rng(seed).standard_normal(sizes).astype(np.float32)
     times: dict[str, list[tuple[int, float, float]]] = {"stream": [], "prefix": []}
 
     def recompute(lines: np.ndarray) -> None:
@@ -81,13 +76,15 @@ def _figures(times: list[tuple[int, float, float]], low: int, high: int) -> dict
     return {"median_ms": median[0], "p99_ms": late[0], "median_cpu_ms": median[1], "p99_cpu_ms": late[1]}
 
 
-def watch_memory(model: ScanlineCausalForImageClassification, num_lines: int, seed: int) -> dict[str, Any]:
+def watch_memory(
+    model: ScanlineCausalForImageClassification, processor: ScanlineImageProcessor, num_lines: int, seed: int
+) -> dict[str, Any]:
     """Resident memory in MB while one stream goes on, after its first tenth and at the most from there on."""
-    streamer = model.streamer(ScanlineImageProcessor(pixels_per_line=WIDTH, normalization=NORMALIZATION))
+    streamer = model.streamer(processor)
     rng, process = np.random.default_rng(seed), psutil.Process()
     samples = []
     for number in range(num_lines):
-        streamer.update(rng.standard_normal(WIDTH, dtype=np.float32))
+        streamer.update(rng.standard_normal(processor.pixels_per_line, dtype=np.float32))
         if number % max(1, num_lines // 100) == 0:
             samples.append(process.memory_info().rss / 1e6)
     settled = samples[len(samples) // 10 :]
@@ -106,10 +103,10 @@ def render(results: dict[str, Any]) -> str:
     return "\n".join(
         [
             "# A line in a stream\n",
-            f"`python -m benchmarks.streaming`: {results['num_parameters'] / 1e6:.1f} M parameters, float32, one "
-            f"thread of {results['machine']}, {results['rounds']} scans of {RANGES[-1][1]} lines of {WIDTH} pixels, "
-            "with the search for tip changes and the comparison with scans of training; load of the machine "
-            f"{results['load']:.1f}.\n",
+            f"`python -m benchmarks.streaming`: {results['model']}, {results['num_parameters'] / 1e6:.1f} M "
+            f"parameters, float32, one thread of {results['machine']}, {results['rounds']} scans of {RANGES[-1][1]} "
+            f"lines of {results['pixels_per_line']} pixels, with the search for tip changes and the comparison with "
+            f"scans of training; load of the machine {results['load']:.1f}.\n",
             "| way | lines | median, ms | 99th percentile, ms | median, ms of CPU | 99th percentile, ms of CPU |",
             "|---|---|---|---|---|---|",
             *rows,
@@ -121,6 +118,7 @@ def render(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=RELEASED, help="folder of a causal model (the released one)")
     parser.add_argument("--rounds", type=int, default=3, help="scans of 512 lines")
     parser.add_argument("--stride", type=int, default=16, help="lines between recomputations, at most 32")
     parser.add_argument("--memory_lines", type=int, default=36_000, help="lines of the long stream")
@@ -131,26 +129,19 @@ def main() -> None:
         parser.error(f"--stride must lie in 1 to {RANGES[0][1]}, so that each range of lines has a recomputation.")
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
-    # weights of nothing, and a threshold that is never reached: the search runs, and finds no change
-    size = num_familiarity_features(WIDTH)
-    settings: dict[str, Any] = {
-        "change_weights": [0.0] * (num_change_features(WIDTH) + 1),
-        "change_threshold": 1.0,
-        "familiarity_mean": [0.0] * size,
-        "familiarity_whitening": [1.0] * (size * (size + 1) // 2),
-        "familiarity_lines": [10, 128],
-        "familiarity_thresholds": [1.0, 1.0],
-        "num_labels": 4,
-    }
-    model = ScanlineCausalForImageClassification(ScanlineCausalConfig(**settings)).eval()
+    model = ScanlineCausalForImageClassification.from_pretrained(arguments.model).eval()
+    processor = ScanlineImageProcessor.from_pretrained(arguments.model)
+    model.config.change_threshold = 1.0  # never reached: the search runs, and finds no change
     results = {
+        "model": arguments.model.resolve().name,
         "num_parameters": model.num_parameters(),
+        "pixels_per_line": processor.pixels_per_line,
         "machine": f"{os.cpu_count()} CPUs, torch {torch.__version__}",
         "load": psutil.getloadavg()[0],
         "rounds": arguments.rounds,
         "seed": arguments.seed,
-        "times": measure(model, arguments.rounds, arguments.stride, arguments.seed),
-        "memory": watch_memory(model, arguments.memory_lines, arguments.seed),
+        "times": measure(model, processor, arguments.rounds, arguments.stride, arguments.seed),
+        "memory": watch_memory(model, processor, arguments.memory_lines, arguments.seed),
     }
     console.print(write("streaming", results, render, arguments.output_dir))
 
