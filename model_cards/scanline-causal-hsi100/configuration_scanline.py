@@ -1,6 +1,7 @@
 # Copyright 2026 The Scanline developers. Licensed under the Apache License, Version 2.0.
 """Configurations of the Scanline models. They travel to the Hub with the weights."""
 
+import copy
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -10,6 +11,11 @@ from transformers.activations import ACT2FN
 LINE_LOSS_WEIGHTINGS = ("uniform", "linear", "last")
 POSITION_EMBEDDING_TYPES = ("rotary", "sinusoidal")
 TOKENIZER_POOLINGS = ("mean", "mean_max")
+# sizes of a network, in which those that look at a scan side by side may differ
+MEMBER_SIZES = (
+    "tokenizer_channels", "tokenizer_kernel_sizes", "tokenizer_strides", "tokenizer_context_lines",
+    "tokenizer_pooling", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+)  # fmt: skip
 # what was found for one classifier: for the logits that it gives
 CALIBRATION_ENTRIES = (
     "calibration_lines", "calibration_temperatures", "calibration_exponents", "calibration_biases", "decision_alphas",
@@ -318,8 +324,10 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
         next_line_steps (`list[int]`, *optional*, defaults to `[1, 4, 12]`):
             Which of the next lines it tells.
         num_members (`int`, *optional*, defaults to 1):
-            Number of networks of these sizes that look at a scan side by side, whose logits are added up: trained one
-            by one, an ensemble (Lakshminarayanan et al. 2017, arXiv:1612.01474).
+            Number of networks that look at a scan side by side, whose logits are added up: trained one by one, an
+            ensemble (Lakshminarayanan et al. 2017, arXiv:1612.01474).
+        member_sizes (`list[dict]`, *optional*):
+            Of each network but the first, the sizes in which it differs from that; `None` where none does.
         use_cache (`bool`, *optional*, defaults to `False`):
             Whether a forward pass returns `past_key_values`. A whole scan needs none.
         calibration_lines (`list[int]`, *optional*):
@@ -367,6 +375,7 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
     next_line_weight: float | int = 0.0
     next_line_steps: list[int] | tuple[int, ...] = (1, 4, 12)
     num_members: int = 1
+    member_sizes: list[dict[str, Any]] | None = None
     use_cache: bool = False
     calibration_lines: list[int] | None = None
     calibration_temperatures: list[float | int] | None = None
@@ -388,6 +397,17 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
         self.tokenizer_strides = list(self.tokenizer_strides or [1] * len(self.tokenizer_channels))
         self.next_line_steps = list(self.next_line_steps)
         super().__post_init__(**kwargs)
+
+    @property
+    def member_configs(self) -> "list[ScanlineCausalConfig]":
+        """The configuration of each network by itself, where it has other sizes than the first; else this one."""
+        configs = [self] * self.num_members
+        for place, sizes in enumerate(self.member_sizes or [], start=1):
+            if sizes:
+                configs[place] = copy.copy(self)
+                for name, value in {**sizes, "num_members": 1, "member_sizes": None}.items():
+                    setattr(configs[place], name, value)
+        return configs
 
     @property
     def tokenizer_width(self) -> int:
@@ -453,13 +473,25 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
             raise ValueError(f"next_line_steps must be different numbers of at least 1, got {steps}.")
 
     def validate_members(self) -> None:
-        """Raises `ValueError` for a number of members that cannot be."""
+        """Raises `ValueError` for members that cannot be."""
         check_at_least_one(self, "num_members")
         if self.next_line_weight and self.num_members > 1:
             raise ValueError(
                 f"next_line_weight={self.next_line_weight} is for a single member, got num_members={self.num_members}:"
                 " give a next_line_weight of 0."
             )
+        if self.member_sizes is None:
+            return
+        if len(self.member_sizes) != self.num_members - 1:
+            raise ValueError(
+                f"member_sizes must have one entry for each of num_members={self.num_members} but the first, got "
+                f"{len(self.member_sizes)}."
+            )
+        if unknown := sorted({name for sizes in self.member_sizes for name in sizes} - set(MEMBER_SIZES)):
+            raise ValueError(f"member_sizes may have {', '.join(MEMBER_SIZES)}, got {unknown[0]}.")
+        for config in self.member_configs[1:]:
+            if config is not self:
+                config.validate()
 
     def validate_calibration(self) -> None:
         """Raises `ValueError` for a calibration that cannot be used."""

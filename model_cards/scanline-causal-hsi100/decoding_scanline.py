@@ -159,6 +159,7 @@ class _Member:
             width = self.stages[-1].width
         self.with_maximum, self.projection = tokenizer.with_maximum, _Linear(tokenizer.projection)
         layers = cast(list[ScanlineLayer], list(member.layers))
+        self.head_dim = layers[0].attention.head_dim
         self.layers = [_Layer(layer, batch_size, config.sliding_window) for layer in layers]
         self.norm = _Norm(member.norm)
 
@@ -196,7 +197,6 @@ class LineDecoder:
         config = model.config
         assert config.sliding_window is not None
         self.config, self.sinusoids = config, model.scanline.sinusoids
-        self.head_dim = config.hidden_size // config.num_attention_heads
         self.members = [_Member(member, config, batch_size) for member in model.scanline.members]
         self.classifier = _Linear(model.classifier)
         # minus infinity where a ring holds nothing, or an unmeasured line
@@ -222,30 +222,34 @@ class LineDecoder:
             streams: their numbers.
 
         Returns:
-            Last hidden states `[streams, num_members * hidden]`; meaningless for unmeasured lines.
+            Last hidden states `[streams, hidden]`, those of all members; meaningless for unmeasured lines.
         """
         states = [member.tokens(lines, streams) for member in self.members]
         positions, numbers = self.positions[streams], self.numbers[streams]
-        turns = None
+        turns: dict[int, np.ndarray] = {}  # by the width of a head
         if self.config.position_embedding_type == "rotary":
-            turns = torch.complex(*self.sinusoids(torch.from_numpy(positions), self.head_dim)).numpy()[:, None, None]
+            for width in {member.head_dim for member in self.members}:
+                cos_sin = self.sinusoids(torch.from_numpy(positions), width)
+                turns[width] = torch.complex(*cos_sin).numpy()[:, None, None]
         else:
             limited = torch.from_numpy(positions).clamp(max=self.config.max_lines - 1)
-            added = torch.cat(self.sinusoids(limited, self.config.hidden_size)[::-1], dim=-1).numpy()
-            states = [tokens + added for tokens in states]
+            states = [
+                tokens + torch.cat(self.sinusoids(limited, tokens.shape[-1])[::-1], dim=-1).numpy()
+                for tokens in states
+            ]
         places = positions % self.hidden.shape[-1]
         self.hidden[numbers, 0, places] = 0  # it sees itself: of nothing at all there would be no weights
         hidden, slots = self.hidden[streams], (numbers, places)
         for place, member in enumerate(self.members):
             for layer in member.layers:
-                states[place] = layer(states[place], turns, hidden, streams, slots)
+                states[place] = layer(states[place], turns.get(member.head_dim), hidden, streams, slots)
             states[place] = member.norm(states[place])
         self.hidden[numbers, 0, places] = np.where(measured, np.float32(0), -np.float32(np.inf))
         self.positions[streams] += 1
         return np.concatenate(states, axis=1) if len(states) > 1 else states[0]
 
     def classify(self, hidden_states: np.ndarray) -> np.ndarray:
-        """Logits `[batch, num_labels]` without temperature, of last hidden states `[batch, num_members * hidden]`."""
+        """Logits `[batch, num_labels]` without temperature, of last hidden states `[batch, hidden]` of all members."""
         return self.classifier(hidden_states)
 
 

@@ -58,7 +58,8 @@ class ScanlineCache(Cache):
             # the library takes a smaller allocation for a smaller window
             return StaticSlidingWindowLayer(max_cache_len=max(max_cache_len, window), sliding_window=window)
 
-        super().__init__(layers=[new_layer() for _ in range(config.num_members * config.num_hidden_layers)])
+        num_layers = sum(of_member.num_hidden_layers for of_member in config.member_configs)
+        super().__init__(layers=[new_layer() for _ in range(num_layers)])
         self.sliding_window = window
         self.num_allocated_lines = max_cache_len if window is None else None
         self.line_buffers: dict[int, torch.Tensor] = {}
@@ -174,9 +175,9 @@ class ScanlineTokenizer(nn.Module):
     last features before they are pooled, `[batch, channels, lines, places]`.
     """
 
-    def __init__(self, config: ScanlineCausalConfig, member: int = 0):
+    def __init__(self, config: ScanlineCausalConfig, first_buffer: int = 0):
         super().__init__()
-        self.first_buffer = member * len(config.tokenizer_channels)
+        self.first_buffer = first_buffer
         in_channels = [1, *config.tokenizer_channels[:-1]]
         self.stages = nn.ModuleList(
             ScanlineTokenizerStage(config, channels, stage_idx) for stage_idx, channels in enumerate(in_channels)
@@ -205,12 +206,14 @@ class ScanlineMember(nn.Module):
 
     def __init__(self, config: ScanlineCausalConfig, member: int):
         super().__init__()
-        self.tokenizer = ScanlineTokenizer(config, member)
-        first = member * config.num_hidden_layers  # in the cache
-        self.layers = nn.ModuleList(
-            ScanlineLayer(config, first + place, is_causal=True) for place in range(config.num_hidden_layers)
-        )
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        *before, sizes = config.member_configs[: member + 1]
+        self.tokenizer = ScanlineTokenizer(sizes, sum(len(other.tokenizer_channels) for other in before))
+        first = sum(other.num_hidden_layers for other in before)  # in the cache
+        layers = [ScanlineLayer(sizes, first + place, is_causal=True) for place in range(sizes.num_hidden_layers)]
+        for layer in layers:
+            layer.attention.config = config  # of all members: it may be told of another implementation later
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(sizes.hidden_size, eps=config.layer_norm_eps)
 
 
 class ScanlineCausalPreTrainedModel(ScanlineTransformerPreTrainedModel):
@@ -235,6 +238,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
         self.tokenizer, self.layers, self.norm = first.tokenizer, first.layers, first.norm
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.others = nn.ModuleList(others)
+        self.head_dims = [sizes.hidden_size // sizes.num_attention_heads for sizes in config.member_configs]
         self.post_init()
 
     @property
@@ -276,8 +280,9 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
             output_line_features: whether to return `line_features`.
 
         Returns:
-            `last_hidden_state` `[batch, lines, num_members * hidden]`, and `past_key_values`. Of several members,
-            `hidden_states` and `attentions` are those of one after the other, and `line_features` of the first.
+            `last_hidden_state` `[batch, lines, hidden]`, those of all members side by side, and `past_key_values`. Of
+            several members, `hidden_states` and `attentions` are those of one after the other, and `line_features` of
+            the first.
 
         Raises:
             ValueError: for inputs of another shape, a cache of another kind, or one without room.
@@ -304,16 +309,20 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
         line_buffers = None if past_key_values is None else past_key_values.line_buffers
         (tokens, line_features), *of_others = (member.tokenizer(pixel_values, line_buffers) for member in self.members)
         states = [tokens, *(tokens for tokens, _ in of_others)]
-        position_embeddings = None
+        turns: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by the width of a head
         if self.config.position_embedding_type == "rotary":
-            cos, sin = self.sinusoids(positions, self.config.hidden_size // self.config.num_attention_heads)
-            position_embeddings = (
-                torch.cat((cos, cos), dim=-1).to(tokens.dtype),
-                torch.cat((sin, sin), dim=-1).to(tokens.dtype),
-            )
+            for width in self.head_dims:
+                if width not in turns:
+                    cos, sin = self.sinusoids(positions, width)
+                    turns[width] = (
+                        torch.cat((cos, cos), dim=-1).to(tokens.dtype),
+                        torch.cat((sin, sin), dim=-1).to(tokens.dtype),
+                    )
         else:
-            cos, sin = self.sinusoids(positions.clamp(max=self.config.max_lines - 1), self.config.hidden_size)
-            states = [tokens + torch.cat((sin, cos), dim=-1).to(tokens.dtype) for tokens in states]
+            limited = positions.clamp(max=self.config.max_lines - 1)
+            for place, tokens_of_member in enumerate(states):
+                cos, sin = self.sinusoids(limited, tokens_of_member.shape[-1])
+                states[place] = tokens_of_member + torch.cat((sin, cos), dim=-1).to(tokens.dtype)
 
         if past_key_values is not None:
             attention_mask = past_key_values.extend_line_mask(attention_mask, tokens)
@@ -326,7 +335,7 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
                 hidden_states = layer(
                     hidden_states,
                     mask,
-                    position_embeddings=position_embeddings,
+                    position_embeddings=turns.get(self.head_dims[place]),
                     past_key_values=past_key_values,
                     **kwargs,
                 )
@@ -354,7 +363,8 @@ class ScanlineCausalForImageClassification(ScanlineCausalPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels or 0
         self.scanline = ScanlineCausalModel(config)
-        self.classifier = nn.Linear(config.num_members * config.hidden_size, self.num_labels)
+        width = sum(of_member.hidden_size for of_member in config.member_configs)
+        self.classifier = nn.Linear(width, self.num_labels)
         self.next_lines = ScanlineNextLines(config) if config.next_line_weight else None
         self.post_init()
 
