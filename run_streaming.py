@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 
 from data_scripts import ScanReadError, read_scan
 from data_scripts.readers import DRAWN
+from data_scripts.threads import one_thread
 from live.nanonis import NanonisClient, NanonisError, follow_scans
 from live.recorder import Recorder, say
 from live.server import Limits, ScanSessions, serve
-from live.threads import one_thread
 from live.watch import FolderWatcher
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 

@@ -11,6 +11,8 @@ scored: nothing is chosen on the scans that are reported.
         --models causal_small lrcn_small cnn cnn_padding                                       # on a CPU: a day
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models finetune_small --start \\
         finetune_small=runs/pretrained                                                         # from trained weights
+    python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models finetune_next=finetune_next_small --start \\
+        finetune_next=runs/pretrained_at_full_size --jobs 14 --extra --bf16                    # at full size, on a GPU
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models causal_small --teachers \\
         causal_small=runs/accuracy/causal --extra --teacher_share 0.5                # from others' verdicts
     python -m benchmarks.accuracy --data_dir path/to/SPM-Toolbox --models ensemble --members \\
@@ -68,14 +70,20 @@ class Cell:
     runs: dict[int, tuple[Run, ...]]
 
 
+def name_and_recipe(model: str) -> tuple[str, str]:
+    """Of `NAME=RECIPE`, or of a recipe that gives the model its name."""
+    name, equals, recipe = model.partition("=")
+    return (name, recipe) if equals else (Path(model).stem, model)
+
+
 def plan(arguments: argparse.Namespace) -> list[Cell]:
     """All runs that the comparison consists of."""
     cells = []
     for split in arguments.splits:
         for model in arguments.models:
-            runs, stem = {}, Path(model).stem
+            runs, (stem, recipe) = {}, name_and_recipe(model)
             for seed in arguments.seeds:
-                common = ["--config", model, "--dataset", "hsi100", "--data_dir", arguments.data_dir]
+                common = ["--config", recipe, "--dataset", "hsi100", "--data_dir", arguments.data_dir]
                 common += ["--seed", str(seed), "--split", split, *LAST_EPOCH, *arguments.extra]
                 if stem in arguments.start:
                     common += ["--model_name_or_path", arguments.start[stem]]
@@ -358,7 +366,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True, help="folder of a clone of SPM-Toolbox")
     parser.add_argument("--work_dir", default="runs/accuracy", help="folder of the runs (runs/accuracy)")
-    parser.add_argument("--models", nargs="+", default=MODELS, help=f"recipes, ours first ({' '.join(MODELS)})")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=MODELS,
+        metavar="RECIPE",
+        help="recipes, ours first, or NAME=RECIPE where two models, as of two sizes, have the same one "
+        f"({' '.join(MODELS)})",
+    )
     parser.add_argument(
         "--start", nargs="+", type=_of_model, default=(), metavar="MODEL=FOLDER", help="weights to start a model from"
     )
@@ -389,7 +404,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     arguments.start = dict(arguments.start)
-    models = {Path(model).stem for model in arguments.models}
+    models = {name_and_recipe(model)[0] for model in arguments.models}
     for option, named in (
         ("--start", arguments.start),
         ("--teachers", dict(arguments.teachers)),

@@ -17,7 +17,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from data_scripts.splits import Split
 from modeling_scanline import ScanlineCausalForImageClassification
-from modeling_scanline.configuration_scanline import MEMBER_SIZES
+from modeling_scanline.configuration_scanline_causal import MEMBER_SIZES
 
 from .lineage import run_of
 from .run_folder import RECIPE_FILE, SPLIT_FILE, SUMMARY_FILE, read_recipe

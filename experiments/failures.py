@@ -28,9 +28,9 @@ from rich.progress import track
 from data_scripts.command_line import parse_options, run_command
 from data_scripts.scan_dataset import StoredLines
 from data_scripts.source import ScanSource
+from data_scripts.threads import one_thread
 from live.picture import draw_scan
 from live.records import to_record
-from live.threads import one_thread
 from modeling_scanline.streaming_scanline import LineResult, ScanlineStreamer
 
 from .card import write_card

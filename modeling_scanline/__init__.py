@@ -9,13 +9,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # up to 5.17 hidden without torchvision
 
 from .configuration_scanline import (
-    ScanlineCausalConfig,
     ScanlineCNNConfig,
     ScanlineConfig,
     ScanlineLRCNConfig,
     ScanlineTransformerConfig,
     ScanlineViTConfig,
 )
+from .configuration_scanline_causal import ScanlineCausalConfig
 from .image_processing_scanline import ScanlineImageProcessor, as_images, normalize_lines, resample_lines
 from .layers_scanline import ScanlineCausalOutput, line_loss_weights, tip_state_loss
 from .modeling_scanline_causal import ScanlineCache, ScanlineCausalForImageClassification, ScanlineCausalModel

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .change_scanline import line_spectra, num_bands
-from .configuration_scanline import ScanlineCausalConfig
+from .configuration_scanline_causal import ScanlineCausalConfig
 
 LAGS = (1, 2, 4, 8)  # lines
 NUM_MOMENTS = 5

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from .configuration_scanline import ScanlineCausalConfig
+from .configuration_scanline_causal import ScanlineCausalConfig
 
 
 class ScanlineNextLines(nn.Module):

@@ -15,7 +15,6 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from threadpoolctl import threadpool_limits
 
 from modeling_scanline import image_processing_scanline
 from modeling_scanline.image_processing_scanline import flatten_lines, resample_lines
@@ -24,6 +23,7 @@ from .. import labels, readers, scan
 from ..labels import majority_labels
 from ..readers import files_of, is_scan_file, read_scan
 from ..scan import Scan, ScanReadError
+from ..threads import one_thread
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
         chunk: list[LabelledScan] = []
         number = 0
         scan_ids: set[str] = set()
-        with _threads_for(self.num_processes):
+        with one_thread() if self.num_processes > 1 else contextlib.nullcontext():
             for labelled in self.scans(shards):
                 if labelled is not None:
                     scan_id = labelled.scan.scan_id
@@ -228,24 +228,6 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
             pa.array([labelled.change_lines for labelled in chunk], schema.field("change_lines").type),
         ]
         return pa.table(columns, schema=schema)
-
-
-@contextlib.contextmanager
-def _threads_for(num_processes: int) -> Iterator[None]:
-    """
-    One thread for each of several processes, which have a core each: with as many threads as cores, 16 processes on as
-    many cores made 150 simulated scans a second, where they make 1,900 now.
-    """
-    if num_processes == 1:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _source_code(builder: type[ScanBuilder], *modules: ModuleType) -> list[Path]:

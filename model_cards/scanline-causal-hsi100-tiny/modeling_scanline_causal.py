@@ -18,7 +18,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_scanline import ScanlineCausalConfig
+from .configuration_scanline_causal import ScanlineCausalConfig
 from .layers_scanline import (
     ScanlineCausalOutput,
     ScanlineLayer,
@@ -311,13 +311,12 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
         states = [tokens, *(tokens for tokens, _ in of_others)]
         turns: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by the width of a head
         if self.config.position_embedding_type == "rotary":
-            for width in self.head_dims:
-                if width not in turns:
-                    cos, sin = self.sinusoids(positions, width)
-                    turns[width] = (
-                        torch.cat((cos, cos), dim=-1).to(tokens.dtype),
-                        torch.cat((sin, sin), dim=-1).to(tokens.dtype),
-                    )
+            for width in dict.fromkeys(self.head_dims):
+                cos, sin = self.sinusoids(positions, width)
+                turns[width] = (
+                    torch.cat((cos, cos), dim=-1).to(tokens.dtype),
+                    torch.cat((sin, sin), dim=-1).to(tokens.dtype),
+                )
         else:
             limited = positions.clamp(max=self.config.max_lines - 1)
             for place, tokens_of_member in enumerate(states):

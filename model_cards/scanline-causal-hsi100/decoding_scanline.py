@@ -7,7 +7,7 @@ import torch
 from numpy.lib.stride_tricks import as_strided
 from torch import nn
 
-from .configuration_scanline import ScanlineCausalConfig
+from .configuration_scanline_causal import ScanlineCausalConfig
 from .layers_scanline import ScanlineLayer
 from .modeling_scanline_causal import (
     ScanlineCausalForImageClassification,

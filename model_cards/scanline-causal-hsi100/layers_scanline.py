@@ -14,12 +14,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from .configuration_scanline import (
-    ScanlineCausalConfig,
     ScanlineConfig,
     ScanlineConvolutionalConfig,
     ScanlineLRCNConfig,
     ScanlineTransformerConfig,
 )
+from .configuration_scanline_causal import ScanlineCausalConfig
 
 
 def eager_attention_forward(

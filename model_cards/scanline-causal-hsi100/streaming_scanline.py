@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from .change_scanline import LINES_OF_NEW_TIP, ChangeDetector, num_change_features
-from .configuration_scanline import ScanlineCausalConfig
+from .configuration_scanline_causal import ScanlineCausalConfig
 from .decoding_scanline import ALL, LineDecoder, Streams
 from .familiarity_scanline import FamiliarityMeter
 from .image_processing_scanline import ScanlineImageProcessor, flatten_lines, normalize_heights

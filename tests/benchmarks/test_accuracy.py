@@ -266,6 +266,20 @@ def test_members_bring_their_split_and_are_not_trained(command, tmp_path, monkey
         assert not {"--do_train", "--num_folds", "--split_seed"} & set(run.arguments) and "--do_eval" in run.arguments
 
 
+def test_two_models_may_have_one_recipe(command, tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.setattr(accuracy, "execute_all", lambda runs, jobs, console: planned.extend(runs) or [])
+    (tmp_path / "large").mkdir()
+    arguments = ["--data_dir", "d", "--work_dir", str(tmp_path), "--results", str(tmp_path / "results")]
+    arguments += ["--models", "finetune_small", "large=finetune_small", "--seeds", "1", "--splits", "random"]
+    assert main([*arguments, "--start", f"large={tmp_path / 'large'}"]) == 1
+    small, large = planned
+    assert (small.folder.parent.name, large.folder.parent.name) == ("finetune_small", "large")
+    for run in planned:
+        assert run.arguments[run.arguments.index("--config") + 1] == "finetune_small"
+    assert str(tmp_path / "large") in large.arguments and "--model_name_or_path" not in small.arguments
+
+
 @pytest.mark.parametrize("option", ["--start", "--teachers", "--members"])
 @pytest.mark.parametrize("given", ["causal", "causal=nowhere", "vit=."])
 def test_a_folder_that_is_none_is_refused(command, option, given, capsys):

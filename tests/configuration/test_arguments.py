@@ -18,7 +18,7 @@ def test_every_recipe_is_a_whole_run(path, tmp_path):
     assert config.model_type in (f"scanline_{model.model}", model.model.removeprefix("transformers:"))
     # new scans make up for it, or the log's runs had none
     assert (data.augmentation() is None) == (path.stem in ("quickstart", "log_baseline", "log_five_fixes"))
-    assert training.do_eval and training.do_train == (not path.stem.startswith("ensemble"))
+    assert training.do_eval and training.do_train == (path.stem != "ensemble")
 
 
 def test_a_recipe_goes_by_its_name():
