@@ -37,8 +37,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich import box
 from rich.console import Console
-from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
 from transformers.training_args import OptimizerNames
 
 from experiments.intervals import FIGURES, Resampled, figures_by_lines, leads
@@ -269,10 +271,7 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|---|" + "---|" * (len(LINE_COUNTS) + 1),
     ]
     for result in of_split:
-        *cells, at_end = (
-            " / ".join(f"{result['figures'][key][name]['mean']:.3f}" for name in FIGURES)
-            for key in [*map(str, LINE_COUNTS), "whole"]
-        )
+        *cells, at_end = of_lines(result)
         whole = result["figures"]["whole"]
         intervals = ", ".join("{:.3f}–{:.3f}".format(*whole[name]["interval"]) for name in FIGURES)
         scans = " ".join(map(str, sorted(set(result["num_scans"].values()))))
@@ -318,10 +317,33 @@ def report(results: list[dict[str, Any]], folder: Path) -> None:
     kept = [
         {name: value for name, value in result.items() if name not in ("resampled", "verdicts")} for result in results
     ]
-    page = write("accuracy", {"results": kept, "differences": compare(results)}, render, folder)
+    write("accuracy", {"results": kept, "differences": compare(results)}, render, folder)
     draw(results).savefig(folder / "accuracy.png", dpi=120)
-    console.print(Markdown(page))
-    console.print(f"Written to {folder}/accuracy.json, .md and .png.", markup=False, soft_wrap=True)
+    for split in dict.fromkeys(result["split"] for result in results):
+        console.print(overview(results, split))
+    told = "with intervals, how the models were trained, and how far the first is ahead"
+    console.print(f"Written to {folder}/accuracy.json, .md and .png, {told}.", markup=False, soft_wrap=True)
+
+
+def overview(results: Sequence[dict[str, Any]], split: str) -> Table:
+    """The figures alone, for a terminal of 80 characters."""
+    title = f"{split}: balanced accuracy, AUROC below it, after so many lines"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", overflow="fold")
+    for count in [*map(str, LINE_COUNTS), "whole"]:
+        table.add_column(count, justify="right", no_wrap=True)
+    for result in results:
+        if result["split"] == split:
+            table.add_row(Text(result["model"]), *(cell.replace(" / ", "\n") for cell in of_lines(result)))
+    return table
+
+
+def of_lines(result: dict[str, Any]) -> list[str]:
+    """Balanced accuracy and AUROC after each number of lines, and on whole scans."""
+    return [
+        " / ".join(f"{result['figures'][key][name]['mean']:.3f}" for name in FIGURES)
+        for key in [*map(str, LINE_COUNTS), "whole"]
+    ]
 
 
 def draw(results: Sequence[dict[str, Any]]) -> Figure:

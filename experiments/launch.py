@@ -65,10 +65,11 @@ class Run:
         How it ended, or `None` if it has not.
 
         Raises:
-            ValueError: if the folder is of a run with other arguments.
+            ValueError: if the folder is of a run with other arguments, unless that failed before its first checkpoint.
         """
         asked = self.folder.with_name(ARGUMENTS_FILE.format(name=self.folder.name))
-        if asked.is_file() and json.loads(asked.read_text(encoding="utf-8")) != list(self.arguments):
+        others = asked.is_file() and json.loads(asked.read_text(encoding="utf-8")) != list(self.arguments)
+        if others and not (self.has_failed and not self._has_checkpoint()):  # it refused them: they may be corrected
             raise ValueError(
                 f"{self.folder}: was run with other arguments (see {asked.name}); choose another work_dir."
             )
@@ -108,12 +109,16 @@ class Run:
                 raise BusyError(f"{self.folder.name}: another process is at it.") from None
             yield file.fileno()
 
+    def _has_checkpoint(self) -> bool:
+        return any(self.folder.glob("checkpoint-*/trainer_state.json"))
+
     def _carry_out(self, environment: dict[str, str] | None, lock: int | None) -> dict[str, Any]:
         command = [sys.executable, str(SCRIPT), "--output_dir", str(self.folder), *self.arguments]
-        if any(self.folder.glob("checkpoint-*/trainer_state.json")):
+        if self._has_checkpoint():
             command += ["--resume_from_checkpoint", "true"]
         else:
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a run cut off before its first checkpoint
+        self.beside("failed").unlink(missing_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
             code = subprocess.run(
                 command,
@@ -127,7 +132,6 @@ class Run:
             if code > 0:  # not one that was stopped by a signal, as by Ctrl-C: it goes on the next time
                 self.beside("failed").write_text(f"status {code}\n", encoding="utf-8")
             raise RuntimeError(f"{self.folder.name} ended with status {code}; see {self.log}.")
-        self.beside("failed").unlink(missing_ok=True)
         summary = self.summary()
         assert summary is not None, f"{self.folder}: ended without {SUMMARY_FILE}"
         return summary

@@ -288,7 +288,7 @@ class ScanlineTrainer(Trainer):
             },
         )
         parts = [
-            f"epoch {epoch:g}/{self.args.num_train_epochs:g}",
+            f"epoch {epoch:g}/{round(self.state.max_steps / self.steps_in_epoch, 4):g}",
             *(
                 f"train {name.replace('_', ' ')} {training[name]:.3f}"
                 for name in ("loss", "accuracy")

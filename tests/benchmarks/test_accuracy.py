@@ -76,6 +76,20 @@ def test_folds_are_put_together_and_seeds_averaged(command, tmp_path):
     assert (tmp_path / "results" / "accuracy.png").stat().st_size > 10_000
 
 
+def test_figures_fit_a_narrow_terminal(command, tmp_path, capsys):
+    name = "finetune_early_small"
+    leave_run(tmp_path / "work" / name / "random_seed1", verdicts(2.0, 0, 1))
+    assert command("--models", name) == 0
+    told = capsys.readouterr().out
+    figures = read(tmp_path)["results"][0]["figures"]
+    assert (
+        name in told
+        and "…" not in told
+        and all(len(line) <= 80 for line in told.splitlines() if "Written" not in line)
+    )
+    assert all(f"{figures[key][name]['mean']:.3f}" in told for key in ("5", "whole") for name in FIGURES)
+
+
 def test_models_with_other_folds_are_not_compared(command, tmp_path):
     for model, folds in (("causal", 2), ("cnn", 1)):
         for fold in range(folds):

@@ -56,6 +56,18 @@ class TestRun:
         with pytest.raises(ValueError, match="other arguments"):
             Run(tmp_path / "one", ("--seed", "2")).execute()
 
+    def test_arguments_that_a_run_failed_by_can_be_corrected(self, tmp_path):
+        with pytest.raises(RuntimeError, match="ended with status 1"):
+            Run(tmp_path / "one", ("--fail",)).execute()
+        corrected = Run(tmp_path / "one", ("--seed", "1"))
+        assert corrected.execute() == corrected.summary()
+
+    def test_a_run_that_failed_after_a_checkpoint_keeps_its_arguments(self, tmp_path):
+        with pytest.raises(RuntimeError, match="ended with status 3"):
+            Run(tmp_path / "one", ("--stop",)).execute()
+        with pytest.raises(ValueError, match="other arguments"):
+            Run(tmp_path / "one", ("--seed", "1")).execute()
+
     def test_goes_on_after_a_stop(self, tmp_path):
         run = Run(tmp_path / "one", ("--stop",))
         with pytest.raises(RuntimeError, match=r"ended with status 3; see .*one\.log"):

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -237,7 +238,7 @@ def test_accumulated_steps_give_the_loss_of_one_large_batch(scans, tmp_path, mod
     assert losses(tmp_path / "small") == pytest.approx(losses(tmp_path / "large"), abs=1e-5)
 
 
-def test_warmup_takes_epochs_of_the_data_where_a_number_of_steps_is_asked_for(scans, tmp_path):
+def test_epochs_are_of_the_data_where_a_number_of_steps_is_asked_for(scans, tmp_path, capsys):
     options = {
         "max_steps": 12, "num_train_epochs": 1, "warmup_epochs": 1, "gradient_accumulation_steps": 2,
         "per_device_train_batch_size": 8, "logging_strategy": "steps", "logging_steps": 1, "do_train": True,
@@ -246,7 +247,9 @@ def test_warmup_takes_epochs_of_the_data_where_a_number_of_steps_is_asked_for(sc
     history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     rates = [(record["epoch"], record["learning_rate"]) for record in history if "learning_rate" in record]
     assert len(rates) == 12 and rates[-1][0] > 2
-    assert all((rate < 3e-3) == (epoch <= 1) for epoch, rate in rates)
+    assert all((rate < 3e-3) == (epoch <= 1) for epoch, rate in rates)  # that of warmup
+    told = re.findall(r"epoch ([\d.]+)/([\d.]+) · ", capsys.readouterr().out)
+    assert len(told) == 3 and {last for _, last in told} == {told[-1][0]}
 
 
 def launch(
