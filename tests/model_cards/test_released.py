@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from data_scripts import read_scan
+from data_scripts.simulation import SimulationOptions, simulate
 from data_scripts.splits import Split
 from experiments.card import write_card
 from experiments.release import example_scan
@@ -154,3 +155,13 @@ class TestReleased:
             pytest.skip("no real microscope files at hand")
         results = ScanlineStreamer.from_pretrained(folder).update_many(read_scan(INSTRUMENTS / name).lines)
         assert results[-1].familiar is False
+
+
+def test_a_line_of_a_narrow_scan_is_no_new_tip():
+    folder = next(folder for folder in FOLDERS if folder.name.endswith("tiny"))
+    streamer, found = ScanlineStreamer.from_pretrained(folder), 0
+    for lines in simulate(8, SimulationOptions(seed=5, sizes_nm=(5, 10))).lines:
+        streamer.reset()
+        results = streamer.update_many(lines.reshape(32, 4, 32, 4).mean(axis=(1, 3)))
+        found += any(result.change_line is not None for result in results)
+    assert found <= 2
