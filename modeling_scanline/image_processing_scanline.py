@@ -1,13 +1,18 @@
 """From a scan of any size to the lines that a Scanline model reads."""
 
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import TensorType
+from transformers.utils import TensorType, logging
+
+logger = logging.get_logger(__name__)
 
 NORMALIZATIONS = ("line", "flat_line", "global", "none")
 
@@ -226,9 +231,9 @@ class ScanlineImageProcessor(PilBackend):
     """
     Turns scans into `pixel_values` `[batch, lines, pixels_per_line]` and `attention_mask` `[batch, lines]`.
 
-    Takes PIL images or 2-D arrays `[lines, pixels]` of any size, row 0 acquired first, one or a list (a 3-D array is
-    a batch, unless its last dimension is the colour). NaN marks what was not measured; lines without any measured
-    pixel get 0 in the mask, as does the padding of shorter scans.
+    Takes PIL images, files of pictures or 2-D arrays `[lines, pixels]` of any size, row 0 acquired first, one or a
+    list (a 3-D array is a batch, unless its last dimension is the colour). NaN, or the mask of a masked array, marks
+    what was not measured; lines without any measured pixel get 0 in the mask, as does the padding of shorter scans.
 
     Args:
         pixels_per_line (`int`, *optional*, defaults to 128):
@@ -256,9 +261,18 @@ class ScanlineImageProcessor(PilBackend):
         images = self.fetch_images(images)
         if isinstance(images, list | tuple):
             return [image for entry in images for image in self._prepare_images_structure(entry)]
+        if hasattr(images, "ndim") and images.ndim == 3 and images.shape[-1] == 1:
+            images = images[..., 0]
         if hasattr(images, "ndim") and images.ndim == 3 and images.shape[-1] not in (3, 4):
             return list(images)
         return [images]
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """As the library, but a picture in a file keeps its heights: the library makes 8 bits of 16."""
+        if isinstance(image_url_or_urls, str | PathLike) and Path(image_url_or_urls).is_file():
+            with Image.open(image_url_or_urls) as image:
+                return image.copy()
+        return super().fetch_images(image_url_or_urls)
 
     def process_image(  # type: ignore[override]  # no channels to convert or to look for
         self, image: Any, **kwargs
@@ -270,7 +284,14 @@ class ScanlineImageProcessor(PilBackend):
             image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
         if getattr(image, "mode", None) in ("P", "PA", "LA", "1", "CMYK", "YCbCr", "HSV", "LAB"):
             image = image.convert("RGB")
+        if isinstance(image, np.ma.MaskedArray):
+            image = np.ma.filled(image.astype(np.result_type(image.dtype, np.float32)), np.nan)
         heights = np.asarray(image)
+        if heights.ndim == 3 and heights.dtype == np.uint8 and (np.mean(heights == 255) > 0.5 or heights.max() <= 1):
+            logger.warning_once(
+                "A picture is mostly white, or all black: the library's pipelines make 8 bits of pictures that have "
+                "more, and cut off what is above. Give the processor the file itself, or the heights."
+            )
         if heights.ndim == 3 and heights.shape[-1] in (3, 4):
             heights = heights_from_colours(heights)
         if heights.ndim != 2 or 0 in heights.shape or heights.dtype.kind not in "fiub":

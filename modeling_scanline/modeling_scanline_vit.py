@@ -89,7 +89,7 @@ class ScanlineViTModel(ScanlineViTPreTrainedModel):
                 f"This model was built for at most max_lines={self.config.max_lines} lines, got "
                 f"{pixel_values.shape[1]}: cut the scan, or use a causal model, which has no limit."
             )
-        pixel_values = pixel_values.to(self.embeddings.line_projection.weight.dtype)
+        pixel_values = pixel_values.to(self.embeddings.cls_token.dtype)  # a Linear may be quantized
         pixel_values = blank_unmeasured(pixel_values, attention_mask)
         if attention_mask is not None:
             attention_mask = nn.functional.pad(attention_mask, (1, 0), value=1)

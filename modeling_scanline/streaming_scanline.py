@@ -233,9 +233,8 @@ class ScanlineStreamer:
             OSError: if there is none.
         """
         ours = {name: kwargs.pop(name) for name in ("alpha", "batch_size", "restart") if name in kwargs}
-        where = {
-            name: kwargs[name] for name in ("revision", "cache_dir", "token", "local_files_only") if name in kwargs
-        }
+        of_place = ("revision", "subfolder", "cache_dir", "token", "local_files_only")
+        where = {name: kwargs[name] for name in of_place if name in kwargs}
         model_type = PreTrainedConfig.get_config_dict(name_or_path, **where)[0].get("model_type")
         if model_type != ScanlineCausalConfig.model_type:  # the library would load it all the same
             raise ValueError(
@@ -292,6 +291,8 @@ class ScanlineStreamer:
         Raises:
             ValueError: for lines of another shape or width than before.
         """
+        if getattr(lines, "ndim", 2) != 2:
+            raise ValueError(f"Expected lines of shape [{self.batch_size}, width], got {list(lines.shape)}.")
         heights = self.processor.process_image(lines)
         if len(heights) != self.batch_size:
             raise ValueError(f"Expected lines of shape [{self.batch_size}, width], got {list(heights.shape)}.")

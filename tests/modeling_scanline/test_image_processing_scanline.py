@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor
+from transformers.utils import logging
 
 from modeling_scanline import ScanlineImageProcessor, as_images, normalize_lines, resample_lines
 from modeling_scanline.image_processing_scanline import NORMALIZATIONS
@@ -203,6 +204,41 @@ def test_colours_between_0_and_1_are_those_between_0_and_255(unchanged, colour):
     picture = colour(np.arange(256).reshape(16, 16))
     as_floats = pixel_values(unchanged, picture.astype(np.float32) / 255)
     torch.testing.assert_close(255 * as_floats, pixel_values(unchanged, picture), rtol=1e-5, atol=1e-4)
+
+
+def test_a_file_keeps_the_heights_that_it_has(unchanged, tmp_path):
+    expected = heights(20, 16).astype(np.float32)
+    for name, picture in {
+        "sixteen_bits.png": np.uint16(np.clip(6e4 * (expected - expected.min()), 0, 65535)),
+        "floating_point.tif": expected,
+    }.items():
+        Image.fromarray(picture).save(tmp_path / name)
+        for path in (tmp_path / name, str(tmp_path / name)):
+            np.testing.assert_array_equal(pixel_values(unchanged, path)[0], picture.astype(np.float32))
+
+
+@pytest.mark.parametrize("picture", [np.full((20, 128, 3), 255), np.eye(128)[:20, :, None].repeat(3, axis=2)])
+def test_a_picture_that_was_cut_off_is_told_of(unchanged, picture, caplog):
+    logger = logging.get_logger(ScanlineImageProcessor.__module__)
+    logger.addHandler(caplog.handler)
+    logging.warning_once.cache_clear()
+    unchanged(Image.fromarray(np.uint8(picture)))
+    logger.removeHandler(caplog.handler)
+    assert "Give the processor the file itself" in caplog.text
+
+
+def test_what_a_mask_hides_was_not_measured(processor):
+    scan = heights(20, 128)
+    hidden = np.zeros(scan.shape, bool)
+    hidden[3], hidden[5, :60] = True, True
+    expected = processor(np.where(hidden, np.nan, scan), return_tensors="pt")
+    actual = processor(np.ma.MaskedArray(scan, hidden), return_tensors="pt")
+    torch.testing.assert_close(dict(actual), dict(expected))
+
+
+def test_a_single_channel_may_be_the_last_dimension(processor):
+    scan = heights(20, 128)
+    torch.testing.assert_close(pixel_values(processor, scan[..., None]), pixel_values(processor, scan))
 
 
 # resampling

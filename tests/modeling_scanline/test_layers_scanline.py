@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
@@ -174,9 +175,13 @@ def test_a_label_out_of_range_is_refused(logits, label):
         tip_state_loss(logits, torch.full((6,), label), config())
 
 
-def test_class_weights_of_another_number_are_refused(logits, labels):
-    with pytest.raises(ValueError, match=r"class_weights must have one entry a label, got 3 for 4 labels"):
-        tip_state_loss(logits, labels, config(class_weights=[1.0, 1.0, 1.0]))
+def test_class_weights_of_another_number_are_refused(every):
+    with pytest.raises(StrictDataclassError, match=r"class_weights must have one entry a label, got 3 for 4 labels"):
+        config(class_weights=[1.0, 1.0, 1.0])
+    model = every(class_weights=WEIGHTS)
+    model.config.num_labels = 3
+    with pytest.raises(StrictDataclassError, match=r"got 4 for 3 labels: from_pretrained\(..., num_labels"):
+        type(model)(model.config)
 
 
 def test_every_model_computes_it(every, make_lines):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from modeling_scanline import ScanlineCache, ScanlineCausalModel
+from modeling_scanline import ScanlineCache, ScanlineCausalForImageClassification, ScanlineCausalModel
 
 CONTEXTS = pytest.mark.parametrize("context_lines", [1, 5])
 POSITIONS = pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
@@ -437,3 +437,17 @@ def test_one_temperature_for_all_lines(causal, lines, model, whole):
     one.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert_same(2 * one(lines).line_logits, whole)
+
+
+@pytest.mark.parametrize("num_members", [1, 2])
+def test_lines_go_on_where_a_model_is_spread_over_devices(causal, make_lines, tmp_path, num_members):
+    model, lines = causal(num_members=num_members), make_lines(1, 12)
+    model.save_pretrained(tmp_path / "model")
+    spread = ScanlineCausalForImageClassification.from_pretrained(
+        tmp_path / "model", device_map="auto", max_memory={"cpu": "30KB"}, offload_folder=tmp_path / "offloaded"
+    )
+    assert "disk" in spread.hf_device_map.values()
+    with torch.no_grad():
+        first = spread(lines[:, :5], use_cache=True)
+        rest = spread(lines[:, 5:], past_key_values=first.past_key_values)
+        torch.testing.assert_close(rest.line_logits, model(lines).line_logits[:, 5:], atol=1e-5, rtol=0)

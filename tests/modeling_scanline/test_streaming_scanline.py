@@ -1,5 +1,7 @@
 """A stream of raw lines gives what processor and model give of the whole scan."""
 
+import copy
+import pickle
 import tracemalloc
 from itertools import pairwise
 
@@ -133,6 +135,48 @@ def test_after_reset_nothing_is_left(model, processor):
     streamer.update_many(raw_scan(300))
     streamer.reset()
     assert streamer.update_many(scan) == first
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda streamer: pickle.loads(pickle.dumps(streamer))])
+def test_a_copy_goes_on_where_it_was_made(model, processor, duplicate):
+    scan, streamer = raw_scan(32), model.streamer(processor)
+    streamer.update_many(scan[:10])
+    other = duplicate(streamer)
+    assert other.update_many(scan[10:]) == streamer.update_many(scan[10:])
+
+
+def test_a_model_of_more_than_its_weights_is_refused(model, processor):
+    class Adapted(torch.nn.Linear):
+        """As adapters are: it adds something to what its weights give."""
+
+    adapted = copy.deepcopy(model)
+    adapted.scanline.layers[0].mlp.fc1 = Adapted(32, 48)
+    with pytest.raises(ValueError, match=r"Adapted in place of a Linear: merge adapters first"):
+        adapted.streamer(processor)
+
+
+@pytest.mark.filterwarnings("ignore:.*quantization.*:DeprecationWarning")
+def test_a_quantized_model_gives_verdicts_but_does_not_stream(model, processor):
+    quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear})
+    inputs = processor(raw_scan(32), return_tensors="pt")
+    with torch.no_grad():
+        assert (quantized(**inputs).logits - model(**inputs).logits).abs().max() < 0.5
+    with pytest.raises(ValueError, match="load it without quantization"):
+        quantized.streamer(processor)
+
+
+def test_a_folder_below_has_its_own_processor(model, processor, tmp_path):
+    model.save_pretrained(tmp_path / "below")
+    processor.save_pretrained(tmp_path / "below")
+    ScanlineImageProcessor(pixels_per_line=16, normalization="global").save_pretrained(tmp_path)
+    streamer = ScanlineStreamer.from_pretrained(tmp_path, subfolder="below")
+    assert streamer.processor.to_dict() == processor.to_dict()
+
+
+@pytest.mark.parametrize("shape", [(32, 3), (4, 32), ()])
+def test_what_is_no_line_is_refused(model, processor, shape):
+    with pytest.raises(ValueError, match=r"shape \[1, width\]"):
+        model.streamer(processor).update(np.zeros(shape))
 
 
 def test_lines_of_another_width_need_a_reset(model, processor):
