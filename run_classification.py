@@ -59,7 +59,16 @@ from experiments.library_models import (
 )
 from experiments.prediction import choose_scans, predict
 from experiments.publish import PublishError, connect, publish
-from experiments.run_folder import METRICS_FILE, SPLIT_FILE, SUMMARY_FILE, machine, write_recipe, write_summary
+from experiments.run_folder import (
+    METRICS_FILE,
+    RECIPE_FILE,
+    SPLIT_FILE,
+    SUMMARY_FILE,
+    machine,
+    read_recipe,
+    write_recipe,
+    write_summary,
+)
 from experiments.scoring import TipStateScorer, score_part
 from experiments.trainer import ScanlineTrainer
 from modeling_scanline import ScanlineCausalConfig, ScanlineConfig, ScanlineImageProcessor
@@ -71,6 +80,11 @@ console = Console(markup=False)  # names may have brackets
 FOUND_AFTER_TRAINING = (
     *CALIBRATION_ENTRIES,
     "familiarity_mean", "familiarity_whitening", "familiarity_lines", "familiarity_thresholds",
+)  # fmt: skip
+# what a run goes on with whatever is asked for: its split, and what is in the states of optimizer and schedule
+RESTORED = (
+    "dataset", "split", "split_seed", "validation_fraction", "test_fraction", "num_folds", "fold", "dedupe", "optim",
+    "learning_rate", "lr_scheduler_type", "weight_decay", "warmup_epochs", "warmup_start_lr",
 )  # fmt: skip
 MAX_TRAIN_SCORED = 2000  # training scans that are scored at the end, evenly from all
 BAD_INPUT = (ValueError, OSError, RuntimeError, StrictDataclassError, SafetensorError)
@@ -94,7 +108,8 @@ def use_all_cores(num_processes: int) -> None:
     """Gives one process on a CPU all its cores: `accelerate launch` without a file leaves it one thread."""
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
     if launched and num_processes == 1 and not torch.accelerator.is_available():
-        torch.set_num_threads(os.cpu_count() or 1)
+        allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        torch.set_num_threads(len(allowed))
 
 
 def build_model(
@@ -107,8 +122,10 @@ def build_model(
         changes["label2id"] = {name: label for label, name in enumerate(data.label_names)}
     sources = arguments.sources
     if not sources:
-        if data is None:
-            raise ConfigurationError("nothing to apply: give --model_name_or_path, the folder of a run.")
+        if data is None or not to_train:
+            raise ConfigurationError(
+                "nothing to apply: give --model_name_or_path, the folder of a run, or train a model with --do_train."
+            )
         changes["class_weights"] = data.class_weights
         config_class = arguments.config_class()
         if arguments.model not in MODEL_CONFIGS:
@@ -157,16 +174,36 @@ def build_model(
     if (to_train or arguments.members) and saved.model_type == ScanlineCausalConfig.model_type:
         changes.update(dict.fromkeys(FOUND_AFTER_TRAINING))
     if arguments.members or not of_library:
-        models = [
-            AutoModelForImageClassification.from_pretrained(each, ignore_mismatched_sizes=True, **changes)
-            for each in sources
-        ]
+        models = [load_model(each, **changes) for each in sources]
         return join(models) if arguments.members else models[0], processor
     config = AutoConfig.from_pretrained(source, **changes)
     set_loss_entries(config, changes)
-    model = AutoModelForImageClassification.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
+    model = load_model(source, config=config)
     check_images(model, processor)
     return model, processor
+
+
+def load_model(source: str, **changes: Any) -> Any:
+    """
+    Loads a model whose classifier may be a new one, for other classes.
+
+    Raises:
+        ConfigurationError: if any other of its weights are of another size, or not there: they would be random.
+    """
+    model, info = AutoModelForImageClassification.from_pretrained(
+        source, ignore_mismatched_sizes=True, output_loading_info=True, **changes
+    )
+    base = f"{model.base_model_prefix}."
+    others = [name for name, *_ in info["mismatched_keys"] if name.startswith(base)]
+    if not is_of_library(model.config):  # some of these come without weights that a classifier has no use for
+        others += [name for name in info["missing_keys"] if name.startswith(base)]
+    if others:
+        raise ConfigurationError(
+            f"{source}: {len(others)} of its weights do not fit the model that is asked for, {min(others)} for one: "
+            "a model that is trained on keeps its sizes. Leave out config_overrides that change them, or "
+            "--model_name_or_path."
+        )
+    return model
 
 
 def find_classes(arguments: ModelArguments) -> list[str]:
@@ -192,7 +229,7 @@ def find_checkpoint(training_arguments: ScanlineTrainingArguments) -> str | None
     if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
         checkpoints = [folder]
     else:
-        found = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
         checkpoints = sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     # the state is written last: a checkpoint without it was cut off by the stop itself
     checkpoint = next((str(path) for path in checkpoints if (path / TRAINER_STATE_NAME).is_file()), None)
@@ -218,6 +255,20 @@ def check_checkpoint(checkpoint: str, model: Any) -> None:
         raise ConfigurationError(
             f"{checkpoint}: is of another model than this run's ({len(differing)} weights differ, {differing[0]} for "
             "one). Resume with the recipe that the run was started with."
+        )
+
+
+def check_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+    """Raises [`ConfigurationError`] if a run is to go on with other options, which would not be heeded any more."""
+    if not (folder / RECIPE_FILE).is_file():
+        return
+    before = read_recipe(folder)
+    changed = [name for name in RESTORED if before.get(name) != recipe.get(name)]
+    if changed:
+        told = ", ".join(f"{name}={before.get(name)}, not {recipe.get(name)}" for name in changed)
+        raise ConfigurationError(
+            f"{folder} was begun with {told}, and goes on with it: resume with its own {RECIPE_FILE}, or choose "
+            "another --output_dir."
         )
 
 
@@ -354,9 +405,11 @@ def run(
     with explained("model"):
         model, processor = build_model(model_arguments, data_arguments, data, training_arguments.do_train)
 
+    recipe = resolved_recipe(model_arguments, data_arguments, training_arguments)
     if checkpoint is not None:  # before anything is written into its folder
         with explained("checkpoint"):
             check_checkpoint(checkpoint, model)
+            check_recipe(folder, recipe)
     # found now, not after hours of training
     with explained("predict_dir"):
         chosen_scans = choose_scans(data_arguments, data, processor) if training_arguments.do_predict else None
@@ -386,7 +439,7 @@ def run(
     main_process = trainer.is_world_process_zero()
     if main_process:
         if makes_model and data is not None:
-            write_recipe(folder, resolved_recipe(model_arguments, data_arguments, training_arguments))
+            write_recipe(folder, recipe)
             data.split.save(folder / SPLIT_FILE)
         # what is tracked bears the name of its folder; the recipe does not, or a repetition would bear it, too
         training_arguments.run_name = training_arguments.run_name or folder.name

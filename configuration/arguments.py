@@ -272,6 +272,8 @@ class DataArguments(ScanSource):
                 "teachers and teacher_share go together: the folders of runs to learn from, and how much, as "
                 "--teachers runs/first runs/second --teacher_share 0.5."
             )
+        if self.fold and not self.num_folds:
+            raise ConfigurationError(f"fold={self.fold} is of a cross-validation: give --num_folds, too.")
         if not 0 < self.train_fraction <= 1:
             raise ConfigurationError(f"train_fraction must lie in (0, 1], got {self.train_fraction}.")
         try:

@@ -22,17 +22,24 @@ def lineage(model: str | Path | None) -> list[Path]:
     or learned from.
     """
     found: list[Path] = []
-    wanted = [] if model is None else [model]
+    wanted = [] if model is None else [run_of(model)]
     while wanted:
-        folder = run_of(wanted.pop())
+        folder = wanted.pop()
         if folder in found or not folder.is_dir():
             continue
         found.append(folder)
         if (folder / RECIPE_FILE).is_file():
             recipe = read_recipe(folder)
             several = [each for name in ("members", "teachers") for each in recipe.get(name) or []]
-            wanted += [each for each in (recipe.get("model_name_or_path"), *several) if each]
+            wanted += [_named_by(folder, each) for each in (recipe.get("model_name_or_path"), *several) if each]
     return found
+
+
+def _named_by(run: Path, model: str) -> Path:
+    """The run that a recipe names, which may have been written in a folder above its own, not in the present one."""
+    named = run_of(model)
+    above = [] if named.is_absolute() else [parent / named for parent in run.resolve().parents]
+    return next((folder for folder in above if (folder / RECIPE_FILE).is_file()), named)
 
 
 def seen_by(folder: Path, dataset: str, scan_ids: Sequence[str]) -> list[str]:

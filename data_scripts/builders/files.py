@@ -1,5 +1,6 @@
 """Labelled files of any readable kind: in class folders, or listed in a table."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -104,14 +105,18 @@ class Manifest(ScanBuilder):
         def strings(column: str) -> list[str | None]:
             if column not in table.columns:
                 return [None] * len(table)
-            return [None if pd.isna(value) or value == "" else str(value) for value in table[column]]
+            return [None if pd.isna(value) else str(value).strip() or None for value in table[column]]
 
-        self._read_rows = [
-            _Row(manifest.parent / str(path), Path(str(path)).with_suffix("").as_posix(), label, session)
-            for path, label, session in zip(
-                table[path_column], strings(label_column), strings(session_column), strict=True
-            )
-        ]
+        rows: dict[Path, _Row] = {}
+        for number, (given, label, session) in enumerate(
+            zip(table[path_column], strings(label_column), strings(session_column), strict=True), start=1
+        ):
+            path = manifest.parent / str(given)
+            # named alike however the path is written: a scan under two names could be on both sides of a split
+            name = Path(os.path.relpath(path, manifest.parent)).with_suffix("").as_posix()
+            if rows.setdefault(path.resolve(), row := _Row(path, name, label, session)) is not row:
+                raise ScanReadError(f"{manifest}: row {number} names a file that a row before it names, {path}.")
+        self._read_rows = list(rows.values())
         return self._read_rows
 
     def label_names(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers import BertConfig
 
 from data_scripts.splits import Split
 from experiments.data import check_start
+from experiments.lineage import lineage
 from run_classification import main
 
 
@@ -61,6 +63,8 @@ def test_scans_that_make_no_dataset_are_refused(arrays, says, tmp_path, refused)
         ({"resume_from_checkpoint": True}, "no complete checkpoint"),
         ({"split_file": "nowhere.json"}, "nowhere.json"),
         ({"data_dir": "nowhere.npz"}, "nowhere.npz"),
+        ({"fold": 1}, "give --num_folds"),
+        ({"do_eval": True}, "nothing to apply: give --model_name_or_path"),
         ({"rehearsal_scans": -1}, "rehearsal_scans must not be negative"),
         ({"rehearsal_scans": 8, "keep_in_memory": False}, "give --keep_in_memory true"),
     ],
@@ -82,6 +86,32 @@ def test_scans_prepared_otherwise_than_the_model_was_trained_on_are_refused(fini
     begin["eval_complete_scans"] = False
     says = refused(arguments(scans, tmp_path / "run", pixels_per_line=32, **begin))
     assert "was trained with pixels_per_line=24, got pixels_per_line=32" in says
+
+
+@pytest.mark.parametrize("sizes", [{"hidden_size": 48}, {"num_hidden_layers": 5}])
+def test_a_model_of_other_sizes_does_not_start_from_weights(finished_run, scans, tmp_path, refused, sizes):
+    flags = {"model_name_or_path": finished_run, "config_overrides": json.dumps(sizes), "do_eval": True}
+    says = refused(arguments(scans, tmp_path / "run", **flags))
+    assert f"{finished_run}: " in says and "do not fit the model that is asked for" in says
+
+
+def test_a_run_does_not_go_on_with_options_that_it_would_not_heed(finished_run, scans, tmp_path, refused):
+    shutil.copytree(finished_run, tmp_path / "run")
+    recipe = (tmp_path / "run" / "recipe.yaml").read_text()
+    flags = {"resume_from_checkpoint": True, "learning_rate": 0.125, "weight_decay": 0.25}
+    says = refused(arguments(scans, tmp_path / "run", **flags))
+    assert "not 0.25" in says and "not 0.125" in says and "goes on with it" in says
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == recipe
+
+
+def test_the_runs_that_a_model_comes_from_are_found_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    split = {"method": "all", "seed": 0, "dataset": "folder", "parts": {"train": ["atoms/a"]}}
+    first = run_that_saw(tmp_path / "runs" / "first", split)
+    second = run_that_saw(tmp_path / "runs" / "second", split, {"model_name_or_path": "runs/first"})
+    for folder in (tmp_path, Path("/")):
+        monkeypatch.chdir(folder)
+        assert [each.resolve() for each in lineage(second)] == [second, first]
 
 
 def run_that_saw(folder, split, recipe=None):

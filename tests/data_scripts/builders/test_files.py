@@ -128,13 +128,25 @@ class TestManifest:
             ({"label": None}, r"has no column 'label' \(label_column\); it has path"),
             ({"label": [""] * 4}, "no row has a label"),
             ({"path": ["good/b.png", "", "x.png", "y.png"]}, "row 2 names no file"),
-            ({"path": ["good/b.png"] * 4}, "two scans are called 'good/b'"),
+            ({"path": ["good/b.png"] * 4}, "row 2 names a file that a row before it names"),
+            ({"path": ["good/b.png", "x.png", "lost/../good/./b.png", "y.png"]}, "row 3 names a file"),
         ],
     )
     def test_refused(self, columns, reason, manifest, load):
         with pytest.raises(ScanReadError, match=reason) as caught:
             load("manifest", manifest(**columns))
         assert "scans" in str(caught.value)
+
+    def test_a_file_has_one_name_however_its_path_is_written(self, manifest, class_folders, load):
+        folder, (first, second, *_) = class_folders
+        paths = [str((folder / first).resolve()), f"./{second}"]
+        assert load("manifest", manifest(path=paths, label=["a", "b"]))["scan_id"][:] == [
+            str(Path(name).with_suffix("")) for name in (first, second)
+        ]
+
+    def test_spaces_around_a_label_are_none_of_it(self, manifest, load):
+        scans = load("manifest", manifest(label=["a", "a ", " b", "b"]))
+        assert scans.features["label"].names == ["a", "b"] and scans["label"][:] == [0, 0, 1, 1]
 
     def test_unknown_column(self, manifest, load):
         with pytest.raises(ScanReadError, match=r"has no column 'day' \(session_column\)"):
