@@ -59,7 +59,7 @@ def run_replay(arguments: argparse.Namespace) -> int:
                     f"{arguments.output_dir}: choose another --output_dir for each, or none."
                 )
     recorder = Recorder(new_streamer(arguments))
-    unread = 0
+    unread = unwritten = 0
     try:
         for path in arguments.files:
             if path.name.endswith(DRAWN):  # *.png finds those of an earlier run, too
@@ -70,16 +70,21 @@ def run_replay(arguments: argparse.Namespace) -> int:
                 say(str(error))
                 unread += 1
                 continue
-            recorder.start(path.name, arguments.output_dir or path.parent)
-            for line in scan.lines:
-                time.sleep(arguments.seconds_per_line)
-                recorder.add([line])
-            recorder.finish()
+            try:
+                recorder.start(path.name, arguments.output_dir or path.parent)
+                for line in scan.lines:
+                    time.sleep(arguments.seconds_per_line)
+                    recorder.add([line])
+                recorder.finish()
+            except OSError as error:  # as of a full disk: the next scan may have room
+                say(f"{path}: {error}")
+                unwritten += 1
     finally:
         recorder.close()
-    if unread:
-        say(f"{unread} of {len(arguments.files)} files could not be read.")
-    return 2 if unread else 0
+    for number, what in ((unread, "read"), (unwritten, "recorded")):
+        if number:
+            say(f"{number} of {len(arguments.files)} files could not be {what}.")
+    return 2 if unread or unwritten else 0
 
 
 def run_watch(arguments: argparse.Namespace) -> int:
@@ -97,15 +102,15 @@ def run_watch(arguments: argparse.Namespace) -> int:
         watcher.run(arguments.interval, arguments.scans)
     finally:
         recorder.close()
-    return 0
+    return 2 if watcher.num_failed else 0
 
 
 def run_nanonis(arguments: argparse.Namespace) -> int:
     """Follows the running scan of a Nanonis controller. No command that it sends moves or sets anything."""
-    host, _, port = arguments.address.partition(":")
-    connect = partial(NanonisClient, host, int(port or NANONIS_PORT), arguments.timeout)
+    host, port = arguments.address
+    connect = partial(NanonisClient, host, port, arguments.timeout)
     recorder = Recorder(new_streamer(arguments))
-    say(f"Following {arguments.address}; Ctrl-C ends.")
+    say(f"Following {host}:{port}; Ctrl-C ends.")
     follow_scans(
         connect,
         recorder,
@@ -132,6 +137,34 @@ def run_serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def port_number(text: str) -> int:
+    """Raises `ArgumentTypeError` for what is none."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, got {text!r}")
+    return int(text)
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Of `HOST`, `HOST:PORT` or `[IPv6]:PORT`; raises `ArgumentTypeError` for what is none."""
+    if text.startswith("[") or text.count(":") > 1:
+        host, _, rest = text.removeprefix("[").partition("]")
+        port = rest.removeprefix(":") if text.startswith("[") else ""
+    else:
+        host, _, port = text.partition(":")
+    return host, port_number(port) if port else NANONIS_PORT
+
+
+def seconds(text: str) -> float:
+    """Raises `ArgumentTypeError` for what is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     every = argparse.ArgumentParser(add_help=False)
@@ -144,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
     of_files.add_argument("--channel", help="of microscope files; by default the topography")
     of_files.add_argument("--direction", default="forward", help="forward or backward, with /up or /down (forward)")
     of_looks = argparse.ArgumentParser(add_help=False)
-    of_looks.add_argument("--interval", type=float, default=0.5, help="seconds between two looks (0.5)")
+    of_looks.add_argument("--interval", type=seconds, default=0.5, help="seconds between two looks (0.5)")
     of_looks.add_argument("--scans", type=int, help="end after so many scans; by default go on")
 
     main_parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,21 +191,25 @@ def parser() -> argparse.ArgumentParser:
 
     replay = command("replay", run_replay, [of_files])
     replay.add_argument("files", nargs="+", type=Path, help="scans: .sxm, .Z_mtrx, .gwy, .sm4, .dat, .png, .npy ...")
-    replay.add_argument("--seconds_per_line", type=float, default=0.0, help="time that a line takes (0)")
+    replay.add_argument("--seconds_per_line", type=seconds, default=0.0, help="time that a line takes (0)")
     watch = command("watch", run_watch, [of_files, of_looks])
     watch.add_argument("folder", type=Path, help="with all folders below it")
-    watch.add_argument("--settle", type=float, default=5.0, help="seconds without a change that end a file (5)")
+    watch.add_argument("--settle", type=seconds, default=5.0, help="seconds without a change that end a file (5)")
     watch.add_argument("--existing", action="store_true", help="go through the files that are there already, too")
     nanonis = command("nanonis", run_nanonis, [of_looks])
-    nanonis.add_argument("address", metavar="HOST:PORT", help=f"of the controller; port {NANONIS_PORT} by default")
+    nanonis.add_argument(
+        "address", type=host_and_port, metavar="HOST:PORT", help=f"of the controller; port {NANONIS_PORT} by default"
+    )
     nanonis.add_argument("--channel_number", type=int, help="by default the recorded one whose name begins with Z")
-    nanonis.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for an answer (10)")
-    nanonis.add_argument("--patience", type=float, help="seconds without an answer to give up after; by default never")
+    nanonis.add_argument("--timeout", type=seconds, default=10.0, help="seconds to wait for an answer (10)")
+    nanonis.add_argument(
+        "--patience", type=seconds, help="seconds without an answer to give up after; by default never"
+    )
     serve_ = command("serve", run_serve, [])
-    serve_.add_argument("--port", type=int, default=8642, help="on loopback (8642)")
+    serve_.add_argument("--port", type=port_number, default=8642, help="on loopback (8642)")
     serve_.add_argument("--max_scans", type=int, default=Limits.scans, help=f"open at once ({Limits.scans})")
     serve_.add_argument(
-        "--idle", type=float, default=Limits.idle_s, help=f"seconds after which a scan is closed ({Limits.idle_s:g})"
+        "--idle", type=seconds, default=Limits.idle_s, help=f"seconds after which a scan is closed ({Limits.idle_s:g})"
     )
     return main_parser
 

@@ -1,6 +1,7 @@
 """What is said of one scan while its lines come: on the terminal, in a file line by line, and as a picture."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,17 @@ from .picture import PICTURE_SIZE, draw_scan
 from .records import RECORDS_SUFFIX, to_record
 
 ROWS = 12  # of the table
-console = Console()
+
+
+class _Console(Console):
+    """Where nobody reads any more, as after `| head`, nothing is printed; what is recorded goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = _Console()
 
 
 class Recorder:

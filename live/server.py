@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -211,8 +211,18 @@ def make_app(sessions: ScanSessions, about: dict[str, Any]) -> Any:
     from fastapi.concurrency import run_in_threadpool
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from fastapi.responses import PlainTextResponse
+    from starlette.requests import ClientDisconnect
 
-    app = FastAPI(title="Scanline", description="The state of the tip, line by line. It advises, and moves nothing.")
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(sessions.end_all)  # also where a signal ends the process right after
+
+    app = FastAPI(
+        title="Scanline",
+        description="The state of the tip, line by line. It advises, and moves nothing.",
+        lifespan=lifespan,
+    )
     # or a web page could reach it through a name of its own
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     statuses = {KeyError: 404, OverflowError: 429, ValueError: 422, OSError: 507}
@@ -222,10 +232,13 @@ def make_app(sessions: ScanSessions, about: dict[str, Any]) -> Any:
         if request.headers.get("origin") not in (None, f"http://{request.headers['host']}"):
             raise HTTPException(403, "pages of other places may not post here.")
         received = bytearray()
-        async for part in request.stream():
-            received += part
-            if len(received) > sessions.limits.body:
-                raise HTTPException(413, f"a request may have {sessions.limits.body} bytes.")
+        try:
+            async for part in request.stream():
+                received += part
+                if len(received) > sessions.limits.body:
+                    raise HTTPException(413, f"a request may have {sessions.limits.body} bytes.")
+        except ClientDisconnect:  # nobody is there to hear it
+            raise HTTPException(400, "the request ends early.") from None
         try:
             body = json.loads(received) if received else {}
         except (ValueError, RecursionError):

@@ -23,6 +23,7 @@ class WatchedFile:
         since: when it was first seen with this stamp.
         lines: that have been taken.
         done: whether it has been read to its end, with this stamp, or could not be.
+        counted: the first line of the scan of it that was counted: one that grows after a pause is none more.
         unread: stamps of all files that it was to be read from, if it could not be.
         said: why not, and with which stamp.
     """
@@ -32,6 +33,7 @@ class WatchedFile:
     lines: list[np.ndarray] = field(default_factory=list)
     started: bool = False
     done: bool = False
+    counted: bytes | None = None
     unread: list[tuple[int, int] | None] | None = None
     said: tuple[tuple[int, int], str] | None = None
 
@@ -98,7 +100,7 @@ class FolderWatcher:
         )
         self.files: dict[Path, WatchedFile] = {}
         self.current: Path | None = None
-        self.num_done = 0
+        self.num_done = self.num_failed = 0
         self.away = False
         if not existing:
             now = time.monotonic()
@@ -154,6 +156,17 @@ class FolderWatcher:
         ):
             taken, file.started = 0, False  # another scan under the same name
         until = len(lines) if settled else max(taken, complete_lines(lines))
+        try:
+            self._record(path, file, lines, taken, until, settled)
+        except OSError as error:  # as of a full disk: the next scan may have room
+            say(f"{path}: {error}")
+            self.recorder.close()
+            file.done, file.lines, file.started, self.current = True, [], False, None
+            self.num_failed += 1
+            self._count(file, lines)
+
+    def _record(self, path: Path, file: WatchedFile, lines: np.ndarray, taken: int, until: int, settled: bool) -> None:
+        """Takes lines `taken` to `until`, those before once more if another scan came between."""
         if until > taken or (settled and until):
             if self.current != path or not file.started:
                 below = path.parent.relative_to(self.folder)  # scans of several folders may have one name
@@ -166,7 +179,12 @@ class FolderWatcher:
                 self.recorder.finish()
                 self.current = None
             file.done, file.lines, file.started = True, [], False
-            self.num_done += 1
+            self._count(file, lines)
+
+    def _count(self, file: WatchedFile, lines: np.ndarray) -> None:
+        first = lines[:1].tobytes()
+        self.num_done += first != file.counted
+        file.counted = first
 
     def run(self, interval: float, num_scans: int | None = None) -> None:
         """Looks every `interval` seconds, for ever or until `num_scans` scans are complete."""

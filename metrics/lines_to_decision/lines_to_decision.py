@@ -31,7 +31,7 @@ how many the error over all scans stays at or below a stated one, and the area u
 _KWARGS_DESCRIPTION = """
 Args:
     predictions (`list` of `list`): the verdicts on one scan after each number of lines. Either probabilities,
-        `[num_scans, num_counts, num_labels]`, every row in [0, 1] and summing to 1 within 1e-3, or NaN throughout
+        `[num_scans, num_counts, num_labels]`, every row in [0, 1] and summing to 1 within 1e-2, or NaN throughout
         where there is no verdict yet; or class indices, `[num_scans, num_counts]`, `None` or NaN where there is no
         verdict yet. No verdict counts as a wrong one. Scores before a softmax (logits) are refused.
     references (`list` of `int`): the true class indices, `[num_scans]`.
@@ -86,7 +86,7 @@ _CITATION = """\
 """
 
 # Half-precision probabilities sum to 1 within about this; the rows of a matrix of logits do not.
-_PROBABILITY_TOLERANCE = 1e-3
+_PROBABILITY_TOLERANCE = 1e-2
 _NO_VERDICT = -1  # no class has this index, so it is wrong without further ado
 
 
@@ -214,9 +214,11 @@ def _check_batch(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndar
         return np.empty((0, 0), dtype=np.int64), np.empty(0, dtype=np.int64)
 
     try:
-        # Half precision and tensors included; None becomes NaN.
+        if hasattr(predictions, "bfloat16"):  # a tensor, of which numpy takes most, but no bfloat16
+            predictions = predictions.detach().cpu().double()
+        # Half precision included; None becomes NaN.
         values = np.asarray(predictions, dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor that requires grad
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: rows that are tensors and require grad
         values = None
     if values is None or values.ndim not in (2, 3) or values.size == 0 or values.shape[2:] == (1,):
         got = "rows that differ in length or are not numbers" if values is None else f"{values.shape}"

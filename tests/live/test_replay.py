@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ from rich.console import Console
 from live.recorder import Recorder, table_of
 from live.records import to_record
 from modeling_scanline.streaming_scanline import LineResult, ScanlineStreamer
-from run_streaming import main
+from run_streaming import host_and_port, main
+
+ROOT = Path(__file__).parents[2]
 
 
 def read(path: Path) -> list[dict]:
@@ -32,6 +36,48 @@ def test_records_are_what_the_streamer_says(model, scan, capsys):
     np.testing.assert_allclose(list(records[-1]["probabilities"].values()), results[-1].probabilities, atol=1e-6)
     assert records[-1]["decision"] == results[-1].decision is not None and records[0]["decision"] is None
     assert f"after 40 lines {records[-1]['state']}" in capsys.readouterr().out
+
+
+def test_records_that_cannot_be_written_cost_that_scan_alone(model, scan, tmp_path, capsys):
+    other = str(shutil.copy(scan, tmp_path / "other.npy"))
+    scan.with_name(f"{scan.name}.tip.png").mkdir()
+    assert main(["replay", str(scan), other, "--model", str(model)]) == 2
+    told = capsys.readouterr().out
+    assert f"{scan}: [Errno" in told and "1 of 2 files could not be recorded" in told
+    assert len(read(Path(other))) == 40 and Path(f"{other}.tip.png").is_file()
+
+
+def test_records_go_on_where_nobody_reads_what_is_said(model, scan, tmp_path):
+    others = [shutil.copy(scan, tmp_path / f"{number}.npy") for number in range(3)]
+    command = [sys.executable, str(ROOT / "run_streaming.py"), "replay", *others, "--model", str(model)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert b"Error" not in process.stderr.read() and process.wait() == 0
+    assert all(len(read(Path(other))) == 40 for other in others)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["serve", "--port", "99999"], "a port is a number from 1 to 65535"),
+        (["nanonis", "microscope:abc"], "a port is a number from 1 to 65535"),
+        (["replay", "scan.npy", "--seconds_per_line", "-1"], "expected seconds, 0 or more"),
+        (["watch", ".", "--interval", "nan"], "expected seconds, 0 or more"),
+    ],
+)
+def test_numbers_that_are_none_are_told_before_anything_starts(options, reason, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 2 and reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("microscope", ("microscope", 6501)), ("10.0.0.1:6502", ("10.0.0.1", 6502)), ("[::1]:6502", ("::1", 6502)),
+     ("::1", ("::1", 6501))],
+)  # fmt: skip
+def test_addresses(address, expected):
+    assert host_and_port(address) == expected
 
 
 def test_the_picture_is_of_the_scan(model, scan):

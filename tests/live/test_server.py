@@ -1,10 +1,14 @@
 """Lines over HTTP: the records of a replay, and nothing that a client sends takes the server down."""
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from live.server import Limits, ScanSessions, make_app, serve, to_heights
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 from run_streaming import main
 
+ROOT = Path(__file__).parents[2]
 LIMITS = Limits(scans=2, idle_s=1000, width=64, lines=50, body=100_000)
 
 
@@ -294,6 +299,30 @@ def test_a_port_that_is_taken_is_one_sentence(model, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "--model", str(model), "--port", str(taken.getsockname()[1])]) == 2
     assert "run_streaming.py: error: [Errno" in capsys.readouterr().err
+
+
+def test_a_signal_ends_the_scans_that_are_open(model, lines, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = [sys.executable, str(ROOT / "run_streaming.py"), "serve", "--model", str(model), "--port", port]
+    process = subprocess.Popen([*command, "--output_dir", str(tmp_path)])
+    place, deadline = f"http://127.0.0.1:{port}/scans", time.monotonic() + 60
+
+    def post(place: str, **body) -> dict:
+        with urllib.request.urlopen(place, json.dumps(body).encode()) as answer:
+            return json.load(answer)
+
+    while True:
+        try:
+            scan = post(place, name="open")["scan"]
+            break
+        except OSError:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+    post(f"{place}/{scan}/lines", lines=as_json(lines))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == -signal.SIGTERM
+    assert (tmp_path / "open.tip.png").is_file()
 
 
 def test_it_listens_on_loopback_only(sessions):

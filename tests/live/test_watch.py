@@ -233,6 +233,33 @@ def test_lines_that_are_complete(measured, expected):
     assert complete_lines(lines) == expected
 
 
+def test_a_scan_that_grows_after_a_pause_is_counted_once(folder, recorder, clock, lines):
+    watcher, path = FolderWatcher(folder, recorder, settle=5), folder / "scan.npy"
+    for measured in (7, 9, 40):
+        write(path, lines, measured)
+        watcher.look()
+        clock.now += 6
+        watcher.look()
+        assert watcher.num_done == 1
+    write(path, lines[::-1])  # another one
+    watcher.look()
+    clock.now += 6
+    watcher.look()
+    assert watcher.num_done == 2
+
+
+def test_records_that_cannot_be_written_cost_that_scan_alone(folder, recorder, clock, lines, capsys, replayed):
+    watcher = FolderWatcher(folder, recorder, settle=5)
+    for name in ("a.npy", "b.npy"):
+        write(folder / name, lines)
+    (folder / "a.npy.tip.jsonl").mkdir()
+    watcher.look()
+    clock.now += 6
+    watcher.look()
+    assert "a.npy: [Errno" in capsys.readouterr().out and records(folder / "b.npy") == replayed
+    assert (watcher.num_done, watcher.num_failed) == (2, 1)
+
+
 def test_the_command(folder, model, lines, replayed):
     write(folder / "scan.npy", lines)
     options = ["--model", str(model), "--alpha", "0.1", "--existing", "--scans", "1", "--settle", "0"]

@@ -144,8 +144,11 @@ def test_accepts_tensors_and_half_precision(tip_state: evaluate.Metric) -> None:
     expected = tip_state.compute(predictions=probabilities, references=references)
     tensors = {"predictions": torch.tensor(probabilities), "references": torch.tensor(references)}
     assert tip_state.compute(**tensors) == expected
-    half = tip_state.compute(predictions=probabilities.astype(np.float16), references=references)
-    assert half["auroc"] == pytest.approx(expected["auroc"], abs=1e-2)
+    tensors["predictions"].requires_grad_()
+    assert tip_state.compute(**tensors) == expected
+    for half in (probabilities.astype(np.float16), torch.tensor(probabilities).bfloat16()):
+        scored = tip_state.compute(predictions=half, references=references)
+        assert scored["auroc"] == pytest.approx(expected["auroc"], abs=1e-2)
 
 
 @settings(
