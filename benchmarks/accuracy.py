@@ -434,6 +434,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         if unknown := named.keys() - models:
             parser.error(f"{option} names {', '.join(unknown)}, which is not among --models.")
+    if arguments.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {arguments.jobs}.")
     cells = plan(arguments)
     failures: list[str] = []
     if not arguments.report:

@@ -39,6 +39,14 @@ class ConfigurationError(ValueError):
     """Arguments that make no run. The message says what is wrong, where, and what to do."""
 
 
+def check_at_least(arguments: Any, least: int, *names: str) -> None:
+    """Raises [`ConfigurationError`] for an option that is no number of at least `least`."""
+    for name in names:
+        value = getattr(arguments, name)
+        if not isinstance(value, int | float) or not value >= least:
+            raise ConfigurationError(f"{name} must be at least {least}, got {value!r}.")
+
+
 def read_overrides(given: dict[str, Any] | str | None) -> dict[str, Any]:
     """Entries of a model configuration, from a recipe or as JSON; raises [`ConfigurationError`] for what is none."""
     try:
@@ -261,6 +269,7 @@ class DataArguments(ScanSource):
                 f"segment_lines and segment_epochs must not be negative, got {self.segment_lines} and "
                 f"{self.segment_epochs}."
             )
+        check_at_least(self, 1, "pixels_per_line", "max_lines")
         if self.unused_classes < 0:
             raise ConfigurationError(f"unused_classes must not be negative, got {self.unused_classes}.")
         if self.rehearsal_scans < 0:
@@ -352,6 +361,11 @@ class ScanlineTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             # otherwise two processes launched on a CPU each train alone, on all scans, without a word
             self.use_cpu = True
+        check_at_least(self, 1, "per_device_train_batch_size", "per_device_eval_batch_size")
+        check_at_least(self, 1, "gradient_accumulation_steps")
+        check_at_least(self, 0, "learning_rate", "weight_decay", "warmup_epochs", "num_train_epochs", "seed")
+        if not 0 < self.plateau_factor < 1:
+            raise ConfigurationError(f"plateau_factor must lie in (0, 1), got {self.plateau_factor}.")
         is_named_by_time = self.output_dir is None
         if self.output_dir is None:
             self.output_dir = str(Path(self.runs_dir) / new_run_name())

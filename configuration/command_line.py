@@ -58,6 +58,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
         raise ConfigurationError(f"{path}: no such recipe ({error.strerror}). There are: {names}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8, as YAML is ({error}).") from error
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not YAML ({str(error).splitlines()[0]}).") from error
     if not isinstance(recipe, dict):

@@ -167,6 +167,12 @@ def _load_exported(source: ScanSource, streaming: bool) -> Any:
         raise ScanReadError(f"{source.data_dir}: cannot be loaded as a dataset ({reason}).") from error
     if streaming:
         return datasets.concatenate_datasets(list(parts.values()))
+    if len(parts) > 1:
+        logger.warning(
+            "%s: its parts (%s) are put together, and split anew as this command is told to.",
+            source.data_dir,
+            ", ".join(map(str, parts)),
+        )
     scans = datasets.concatenate_datasets(list(parts.values()))
     feature = scans.features.get("lines")
     if not isinstance(feature, datasets.Array2D) or "label" not in scans.features:

@@ -200,7 +200,7 @@ def parameters_of(recipe: str) -> int:
     """How many the model of a recipe has, with the four states."""
     model, data, _ = parse_arguments(["--config", re.sub("finetune|distill", "pretrain", recipe)])
     states = SimpleNamespace(label_names=list("abcd"), class_weights=None)
-    return sum(weights.numel() for weights in build_model(model, data, states, False)[0].parameters())
+    return sum(weights.numel() for weights in build_model(model, data, states, True)[0].parameters())
 
 
 def sizes_that_hold(line: str) -> set[str]:

@@ -1,6 +1,6 @@
 """One more line of each stream through a causal model, at constant time and memory."""
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,10 +24,22 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().contiguous().numpy()
 
 
+def check_plain(module: nn.Module, kind: type[nn.Linear | nn.Conv2d]) -> None:
+    """Raises `ValueError` for a module that computes with more, or with other things, than its weights."""
+    weight = module.weight if type(module) is kind else None
+    if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
+        raise ValueError(
+            f"A stream computes with plain weights, this model has a {type(module).__name__} in place of a "
+            f"{kind.__name__}: merge adapters first (`merge_and_unload()`), and load it without quantization."
+        )
+
+
 class _Linear:
     """Products with a matrix. numpy's take half the time of torch's where there is a single row."""
 
     def __init__(self, *linears: nn.Linear):
+        for linear in linears:
+            check_plain(linear, nn.Linear)
         self.weight = _array(torch.cat([linear.weight for linear in linears])).T
         self.bias = _array(torch.cat([linear.bias for linear in linears]))
 
@@ -64,21 +76,31 @@ class _Stage:
 
     def __init__(self, stage: ScanlineTokenizerStage, batch_size: int, width: int):
         conv = stage.conv
+        check_plain(conv, nn.Conv2d)
         out_channels, in_channels, num_lines, kernel_size = conv.weight.shape
-        self.padding, stride = cast(int, conv.padding[1]), conv.stride[1]
+        self.padding, self.stride = cast(int, conv.padding[1]), conv.stride[1]
+        self.kernel_size = kernel_size
         self.lines = np.zeros((batch_size, num_lines, width + 2 * self.padding, in_channels), np.float32)
-        num_places = (self.lines.shape[2] - kernel_size) // stride + 1
-        self.width = num_places // 2  # pooled
-        by_stream, by_line, by_pixel, by_channel = self.lines.strides
-        self.seen = as_strided(
-            self.lines,
-            (batch_size, num_places, num_lines, kernel_size, in_channels),
-            (by_stream, stride * by_pixel, by_line, by_pixel, by_channel),
-            writeable=False,
-        )
+        self.seen = self._what_is_seen()
+        self.width = self.seen.shape[1] // 2  # pooled
         self.weight = _array(conv.weight.permute(2, 3, 1, 0)).reshape(-1, out_channels)
         self.bias = _array(conv.bias) if conv.bias is not None else np.zeros(out_channels, np.float32)
         self.norm, self.activation = _Norm(stage.norm), _Activation(stage.activation)
+
+    def _what_is_seen(self) -> np.ndarray:
+        """A view of the lines, `[streams, places, lines, kernel_size, channels]`."""
+        batch_size, num_lines, width, in_channels = self.lines.shape
+        by_stream, by_line, by_pixel, by_channel = self.lines.strides
+        return as_strided(
+            self.lines,
+            (batch_size, (width - self.kernel_size) // self.stride + 1, num_lines, self.kernel_size, in_channels),
+            (by_stream, self.stride * by_pixel, by_line, by_pixel, by_channel),
+            writeable=False,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.seen = self._what_is_seen()  # of a copy: it would be one of its own, which no new line gets into
 
     def __call__(self, line: np.ndarray, streams: Streams) -> np.ndarray:
         """The next line of some streams `[streams, pixels, channels]`, to `[streams, pixels', channels']`."""

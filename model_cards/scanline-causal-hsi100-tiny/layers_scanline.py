@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -155,6 +156,10 @@ class ScanlinePreTrainedModel(PreTrainedModel):
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _can_compile_fullgraph = True
+
+    def __init__(self, config: ScanlineConfig, *inputs: Any, **kwargs: Any):
+        config.validate()  # once more: another number of states may have been set meanwhile
+        super().__init__(config, *inputs, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -352,10 +357,6 @@ def tip_state_loss(
         targets = nn.functional.one_hot(labels.masked_fill(~counted, 0), num_labels).float()
     smoothed = targets * (1 - config.label_smoothing) + config.label_smoothing / num_labels
     if config.class_weights is not None:
-        if len(config.class_weights) != num_labels:
-            raise ValueError(
-                f"class_weights must have one entry a label, got {len(config.class_weights)} for {num_labels} labels."
-            )
         class_weights = torch.tensor(config.class_weights, dtype=torch.float32, device=logits.device)
         smoothed = smoothed * (targets @ class_weights).unsqueeze(-1)
     if line_weights is None:

@@ -12,7 +12,7 @@ from .change_scanline import LINES_OF_NEW_TIP, ChangeDetector, num_change_featur
 from .configuration_scanline_causal import ScanlineCausalConfig
 from .decoding_scanline import ALL, LineDecoder, Streams
 from .familiarity_scanline import FamiliarityMeter
-from .image_processing_scanline import ScanlineImageProcessor, flatten_lines, normalize_heights
+from .image_processing_scanline import ScanlineImageProcessor, flatten_lines, normalize_heights, weights_across
 from .modeling_scanline_causal import SMALLEST_LOGIT, ScanlineCausalForImageClassification
 
 CAUSAL_NORMALIZATIONS = ("line", "flat_line", "none")
@@ -58,7 +58,7 @@ class LineResult:
 
 class LineResampler:
     """
-    Raw lines to model lines by area, as they come: to the numbers of [`resample_lines`] of the lines so far.
+    Raw lines to model lines, as they come: to the numbers of [`resample_lines`] of the lines so far.
 
     Args:
         pixels_per_line: width of a model line.
@@ -77,10 +77,9 @@ class LineResampler:
     def _start(self, batch_size: int, width: int) -> None:
         self.width = width
         self.scale = width / self.pixels_per_line
-        edges = np.arange(self.pixels_per_line + 1) * self.scale
-        pixels = np.arange(width)[:, None]
-        self.across = np.clip(np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels), 0, None)
-        # of the model line that is not complete yet: heights times area, and area that was measured
+        self.across = weights_across(width, self.pixels_per_line).numpy().T
+        # heights times area, and area that was measured: of the model line that is not complete yet, or, of a narrow
+        # scan, of the raw line before
         self.heights, self.area = np.zeros((2, batch_size, self.pixels_per_line))
 
     def __call__(self, lines: np.ndarray) -> Iterator[np.ndarray]:
@@ -112,6 +111,9 @@ class LineResampler:
         area = measured @ self.across
         # float64, or a constant line among lines far from its height would come out as noise
         heights = np.where(measured, lines, 0).astype(np.float64) @ self.across
+        if self.scale < 1:
+            yield from self._between(heights, area)
+            return
         top = self.num_raw_lines - 1.0
         while top < self.num_raw_lines:
             bottom = (self.num_model_lines + 1) * self.scale
@@ -127,15 +129,29 @@ class LineResampler:
             top = bottom
             yield complete
 
+    def _between(self, heights: np.ndarray, area: np.ndarray) -> Iterator[np.ndarray]:
+        """Model lines between the raw line before and this one, see [`weights_along`]."""
+        assert self.width is not None
+        if self.num_raw_lines == 1:
+            self.heights, self.area = heights, area
+        unmeasured, before = area <= 1e-9, (self.num_raw_lines - 1) * self.pixels_per_line
+        while (self.num_model_lines + 1) * self.width <= before + self.pixels_per_line:
+            self.num_model_lines += 1
+            share = (self.num_model_lines * self.width - before) / self.pixels_per_line
+            summed = share * heights + (1 - share) * self.heights
+            total = np.where(unmeasured, 1, share * area + (1 - share) * self.area)
+            yield np.where(unmeasured, np.nan, summed / total).astype(np.float32)
+        self.heights, self.area = heights, area
+
 
 class ScanlineStreamer:
     """
     Classifies scans line by line: after each raw line, what the processor and the model say of the lines so far.
 
     Raw lines have any width, one for all lines of a scan; they become model lines as soon as these are covered
-    completely, by area and with the same factor in both directions, as [`ScanlineImageProcessor`] does for a whole
-    scan. So a wide raw line may not complete any model line, a narrow one several. What is left of an incomplete one
-    waits for the next raw line. Time and memory for a line are constant, for hours.
+    completely, with the same factor in both directions, as [`ScanlineImageProcessor`] makes them of a whole scan. So a
+    wide raw line may not complete any model line, a narrow one several. What is left of an incomplete one waits for
+    the next raw line. Time and memory for a line are constant, for hours.
 
     Args:
         model: a causal model with a `sliding_window`. It is set to evaluation mode; its weights are read here.
@@ -217,9 +233,8 @@ class ScanlineStreamer:
             OSError: if there is none.
         """
         ours = {name: kwargs.pop(name) for name in ("alpha", "batch_size", "restart") if name in kwargs}
-        where = {
-            name: kwargs[name] for name in ("revision", "cache_dir", "token", "local_files_only") if name in kwargs
-        }
+        of_place = ("revision", "subfolder", "cache_dir", "token", "local_files_only")
+        where = {name: kwargs[name] for name in of_place if name in kwargs}
         model_type = PreTrainedConfig.get_config_dict(name_or_path, **where)[0].get("model_type")
         if model_type != ScanlineCausalConfig.model_type:  # the library would load it all the same
             raise ValueError(
@@ -276,6 +291,8 @@ class ScanlineStreamer:
         Raises:
             ValueError: for lines of another shape or width than before.
         """
+        if getattr(lines, "ndim", 2) != 2:
+            raise ValueError(f"Expected lines of shape [{self.batch_size}, width], got {list(lines.shape)}.")
         heights = self.processor.process_image(lines)
         if len(heights) != self.batch_size:
             raise ValueError(f"Expected lines of shape [{self.batch_size}, width], got {list(heights.shape)}.")

@@ -92,6 +92,11 @@ class ScanlineConfig(PreTrainedConfig):
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
         if self.class_weights is not None and any(weight < 0 for weight in self.class_weights):
             raise ValueError(f"class_weights must not be negative, got {self.class_weights}.")
+        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
+            raise ValueError(
+                f"class_weights must have one entry a label, got {len(self.class_weights)} for {self.num_labels} "
+                "labels: from_pretrained(..., num_labels=...) leaves out what was found for other states."
+            )
 
 
 @strict

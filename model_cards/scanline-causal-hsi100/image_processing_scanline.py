@@ -1,13 +1,18 @@
 """From a scan of any size to the lines that a Scanline model reads."""
 
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import TensorType
+from transformers.utils import TensorType, logging
+
+logger = logging.get_logger(__name__)
 
 NORMALIZATIONS = ("line", "flat_line", "global", "none")
 
@@ -39,9 +44,42 @@ def area_weights(num_in: int, num_out: int, scale: float) -> torch.Tensor:
     return overlap.clamp(min=0)
 
 
+def weights_across(width: int, pixels_per_line: int) -> torch.Tensor:
+    """
+    Share of each pixel of a raw line in each of a model line, `[pixels_per_line, width]`.
+
+    By area; of a narrower line the straight line between the middles of its pixels.
+    """
+    if width >= pixels_per_line:
+        return area_weights(width, pixels_per_line, width / pixels_per_line)
+    places = (torch.arange(pixels_per_line, dtype=torch.float64) + 0.5) * width / pixels_per_line - 0.5
+    return (1 - (places[:, None].clamp(0, width - 1) - torch.arange(width)).abs()).clamp(min=0)
+
+
+def weights_along(num_lines: int, num_out: int, width: int, pixels_per_line: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Share of each raw line in each model line, `[num_out, num_lines]`, and the raw lines that must have been measured.
+
+    By area. Narrow scans have several model lines for a raw one: these go in equal steps from the raw line before to
+    this one, which the last of them equals, so that none needs a raw line that has not come. Copies of one line would
+    look like a tip that changes with every raw line.
+    """
+    if width >= pixels_per_line:
+        along = area_weights(num_lines, num_out, width / pixels_per_line)
+        return along, along
+    bottom = torch.arange(1, num_out + 1) * width  # in raw lines, times pixels_per_line: whole numbers do not round
+    latest = (bottom - 1) // pixels_per_line
+    needed = torch.nn.functional.one_hot(latest, num_lines).double()
+    share = ((bottom - latest * pixels_per_line).double() / pixels_per_line).unsqueeze(1)
+    before = torch.nn.functional.one_hot((latest - 1).clamp(min=0), num_lines)
+    return share * needed + (1 - share) * before, needed
+
+
 def resample_lines(scans: torch.Tensor, pixels_per_line: int, max_lines: int | None = None) -> torch.Tensor:
     """
-    Resamples scans by area to `pixels_per_line`, lines by the same factor, so that pixels stay square.
+    Resamples scans to `pixels_per_line`, lines by the same factor, so that pixels stay square.
+
+    By area; narrower scans by straight lines between their pixels, see [`weights_across`] and [`weights_along`].
 
     Args:
         scans: `[batch, lines, width]`, NaN where nothing was measured.
@@ -49,8 +87,9 @@ def resample_lines(scans: torch.Tensor, pixels_per_line: int, max_lines: int | N
         max_lines: keep the first lines only.
 
     Returns:
-        `[batch, lines', pixels_per_line]` in float32. A pixel is NaN where nothing of its area was measured; a last
-        line that is not covered completely is left out, as it would change when the next line comes.
+        `[batch, lines', pixels_per_line]` in float32. A pixel is NaN where nothing of its area was measured, and in a
+        narrow scan where nothing of the latest raw line was that it is made of; a last line that is not covered
+        completely is left out, as it would change when the next line comes.
     """
     num_lines, width = scans.shape[-2:]
     num_out = num_model_lines(num_lines, width, pixels_per_line)
@@ -58,21 +97,17 @@ def resample_lines(scans: torch.Tensor, pixels_per_line: int, max_lines: int | N
         num_out = min(num_out, max_lines)
     if width == pixels_per_line:
         return scans[:, :num_out].float()
-    scale = width / pixels_per_line
-    across = area_weights(width, pixels_per_line, scale)
-    along = area_weights(num_lines, num_out, scale)
-
-    def average(values: torch.Tensor) -> torch.Tensor:
-        # float64, or a constant line among lines far from its height would come out as noise
-        return along @ (values.double() @ across.T)
-
+    across = weights_across(width, pixels_per_line)
+    along, needed = weights_along(num_lines, num_out, width, pixels_per_line)
+    # float64, or a constant line among lines far from its height would come out as noise
     measured = scans.isfinite()
     if bool(measured.all()):
-        return (average(scans) / (along.sum(dim=1, keepdim=True) * across.sum(dim=1))).float()
-    share = average(measured)
-    heights = average(scans.masked_fill(~measured, 0)) / share
+        return (along @ (scans.double() @ across.T) / (along.sum(dim=1, keepdim=True) * across.sum(dim=1))).float()
+    shares = measured.double() @ across.T
+    heights = along @ (scans.masked_fill(~measured, 0).double() @ across.T) / (along @ shares)
     # relative to a whole pixel: rounding of the edges is no measurement
-    return heights.masked_fill(share <= 1e-9 * scale**2, float("nan")).float()
+    tiny = 1e-9 * max(1.0, width / pixels_per_line) ** 2
+    return heights.masked_fill(needed @ shares <= tiny, float("nan")).float()
 
 
 def flatten_lines(scans: np.ndarray) -> np.ndarray:
@@ -196,13 +231,13 @@ class ScanlineImageProcessor(PilBackend):
     """
     Turns scans into `pixel_values` `[batch, lines, pixels_per_line]` and `attention_mask` `[batch, lines]`.
 
-    Takes PIL images or 2-D arrays `[lines, pixels]` of any size, row 0 acquired first, one or a list (a 3-D array is
-    a batch, unless its last dimension is the colour). NaN marks what was not measured; lines without any measured
-    pixel get 0 in the mask, as does the padding of shorter scans.
+    Takes PIL images, files of pictures or 2-D arrays `[lines, pixels]` of any size, row 0 acquired first, one or a
+    list (a 3-D array is a batch, unless its last dimension is the colour). NaN, or the mask of a masked array, marks
+    what was not measured; lines without any measured pixel get 0 in the mask, as does the padding of shorter scans.
 
     Args:
         pixels_per_line (`int`, *optional*, defaults to 128):
-            Width of the model. Scans are resampled by area, lines by the same factor.
+            Width of the model. Scans are resampled to it, lines by the same factor, see [`resample_lines`].
         normalization (`str`, *optional*, defaults to `"line"`):
             See [`normalize_heights`].
         max_lines (`int`, *optional*):
@@ -226,9 +261,18 @@ class ScanlineImageProcessor(PilBackend):
         images = self.fetch_images(images)
         if isinstance(images, list | tuple):
             return [image for entry in images for image in self._prepare_images_structure(entry)]
+        if hasattr(images, "ndim") and images.ndim == 3 and images.shape[-1] == 1:
+            images = images[..., 0]
         if hasattr(images, "ndim") and images.ndim == 3 and images.shape[-1] not in (3, 4):
             return list(images)
         return [images]
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """As the library, but a picture in a file keeps its heights: the library makes 8 bits of 16."""
+        if isinstance(image_url_or_urls, str | PathLike) and Path(image_url_or_urls).is_file():
+            with Image.open(image_url_or_urls) as image:
+                return image.copy()
+        return super().fetch_images(image_url_or_urls)
 
     def process_image(  # type: ignore[override]  # no channels to convert or to look for
         self, image: Any, **kwargs
@@ -240,7 +284,14 @@ class ScanlineImageProcessor(PilBackend):
             image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
         if getattr(image, "mode", None) in ("P", "PA", "LA", "1", "CMYK", "YCbCr", "HSV", "LAB"):
             image = image.convert("RGB")
+        if isinstance(image, np.ma.MaskedArray):
+            image = np.ma.filled(image.astype(np.result_type(image.dtype, np.float32)), np.nan)
         heights = np.asarray(image)
+        if heights.ndim == 3 and heights.dtype == np.uint8 and (np.mean(heights == 255) > 0.5 or heights.max() <= 1):
+            logger.warning_once(
+                "A picture is mostly white, or all black: the library's pipelines make 8 bits of pictures that have "
+                "more, and cut off what is above. Give the processor the file itself, or the heights."
+            )
         if heights.ndim == 3 and heights.shape[-1] in (3, 4):
             heights = heights_from_colours(heights)
         if heights.ndim != 2 or 0 in heights.shape or heights.dtype.kind not in "fiub":

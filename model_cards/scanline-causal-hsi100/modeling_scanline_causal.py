@@ -1,7 +1,7 @@
 """The causal scanline transformer: a verdict after every line, from that line and the lines before it."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -185,9 +185,14 @@ class ScanlineTokenizer(nn.Module):
         self.with_maximum = config.tokenizer_pooling == "mean_max"
         self.projection = nn.Linear(config.tokenizer_channels[-1] * (1 + self.with_maximum), config.hidden_size)
 
-    def forward(
-        self, pixel_values: torch.Tensor, line_buffers: dict[int, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the convolutions, in which lines come; a Linear's weights may be quantized."""
+        return cast(ScanlineTokenizerStage, self.stages[0]).conv.weight.dtype
+
+    def forward(self, pixel_values: torch.Tensor, cache: ScanlineCache | None) -> tuple[torch.Tensor, torch.Tensor]:
+        # of the cache itself: where a model is spread over devices, a bare dictionary would be copied on its way here
+        line_buffers = None if cache is None else cache.line_buffers
         # channels last: the convolutions are memory-bound, and the normalization over channels needs no copy
         features = pixel_values.unsqueeze(1).contiguous(memory_format=torch.channels_last)
         for place, stage in enumerate(self.stages, start=self.first_buffer):
@@ -299,15 +304,16 @@ class ScanlineCausalModel(ScanlineCausalPreTrainedModel):
                 f"past_key_values must be a ScanlineCache, got {type(past_key_values).__name__}: pass use_cache=True "
                 "with the first lines, and what it returns with the next."
             )
-        pixel_values = blank_unmeasured(pixel_values.to(self.tokenizer.projection.weight.dtype), attention_mask)
+        pixel_values = blank_unmeasured(pixel_values.to(self.tokenizer.dtype), attention_mask)
 
         num_lines = pixel_values.shape[1]
         if past_key_values is not None:
             past_key_values.check_room(num_lines)
         num_seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         positions = torch.arange(num_lines, device=pixel_values.device) + num_seen
-        line_buffers = None if past_key_values is None else past_key_values.line_buffers
-        (tokens, line_features), *of_others = (member.tokenizer(pixel_values, line_buffers) for member in self.members)
+        (tokens, line_features), *of_others = (
+            member.tokenizer(pixel_values, past_key_values) for member in self.members
+        )
         states = [tokens, *(tokens for tokens, _ in of_others)]
         turns: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by the width of a head
         if self.config.position_embedding_type == "rotary":

@@ -261,7 +261,7 @@ GOOD = [[0.7, 0.3], [0.4, 0.6]]
     ("inputs", "message"),
     [
         ({"predictions": [[0.7, 0.3], [0.9, 0.3]]}, r"predictions\[1\] is \[0.9, 0.3\], which sums to 1.2, .*softmax"),
-        ({"predictions": [[0.7, 0.302], [0.4, 0.6]]}, r"predictions\[0\] .* sums to 1.002, not 1"),
+        ({"predictions": [[0.7, 0.32], [0.4, 0.6]]}, r"predictions\[0\] .* sums to 1.02, not 1"),
         ({"predictions": [[2.5, -1.5], [0.4, 0.6]]}, r"predictions\[0\] .* leaves \[0, 1\].* logits.* softmax"),
         ({"predictions": [[0.7, 0.3], [float("nan"), 0.6]]}, r"predictions\[1\] is \[nan, 0.6\], which holds NaN"),
         ({"predictions": [[0.7, 0.3], [None, 0.6]]}, r"predictions\[1\] .* holds NaN"),
