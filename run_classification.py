@@ -396,6 +396,8 @@ def run(
         seed = training_arguments.seed if training_arguments.data_seed is None else training_arguments.data_seed
         with explained("model"):
             classes = find_classes(model_arguments)
+        if training_arguments.do_train and data_arguments.split == "validation":
+            raise ConfigurationError("split=validation leaves nothing to train on: it is for --do_eval alone.")
         with explained("data"), training_arguments.main_process_first(desc="preparing the dataset"):
             data = load_data(data_arguments, seed, split_file, extend, classes)
             for source in model_arguments.sources:

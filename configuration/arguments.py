@@ -178,7 +178,8 @@ class DataArguments(ScanSource):
         default="sessions",
         metadata={
             "help": "sessions: whole sessions of the microscope are held out. random: single scans are, so "
-            "that neighbours of a validation scan are trained on. all: nothing is, for weights to ship.",
+            "that neighbours of a validation scan are trained on. all: nothing is, for weights to ship. validation: "
+            "everything is, to score a model on scans that it has not seen.",
             "choices": list(SPLIT_METHODS),
         },
     )

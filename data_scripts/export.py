@@ -26,7 +26,7 @@ from .provenance import PROVENANCE
 from .scan import ScanReadError
 from .scan_dataset import LONGEST, StoredLines
 from .source import ScanSource, load_parts
-from .splits import SPLIT_METHODS, Split, groups_of, split_labelled
+from .splits import TRAINING_METHODS, Split, groups_of, split_labelled
 
 logger = logging.getLogger(__name__)
 console = Console()
@@ -44,7 +44,7 @@ class ExportArguments:
         default="none",
         metadata={
             "help": "Parts to write: all scans as one (none), or train and validation by sessions or random.",
-            "choices": ["none", *SPLIT_METHODS],
+            "choices": ["none", *TRAINING_METHODS],
         },
     )
     split_seed: int = field(default=0, metadata={"help": "Seed of the split."})

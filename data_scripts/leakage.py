@@ -30,7 +30,7 @@ from .near_duplicates import (
 )
 from .scan_dataset import lines_of
 from .source import ScanSource
-from .splits import SPLIT_METHODS, Split, groups_of, split_labelled
+from .splits import TRAINING_METHODS, Split, groups_of, split_labelled
 
 REPORT_FILE, PICTURE_FILE, SPLIT_FILE = "leakage.json", "leakage.png", "split.json"
 METHOD = "ranks, flattened spectrum, correlation at the best of 8 symmetries and small shifts"
@@ -60,7 +60,7 @@ class LeakageArguments:
     )
     split: str = field(
         default="sessions",
-        metadata={"help": "How to split: whole sessions, or single scans.", "choices": list(SPLIT_METHODS)},
+        metadata={"help": "How to split: whole sessions, or single scans.", "choices": list(TRAINING_METHODS)},
     )
     split_seed: int = field(default=0, metadata={"help": "Seed of the split."})
     validation_fraction: float = field(default=0.2, metadata={"help": "Share of the scans to validate on."})

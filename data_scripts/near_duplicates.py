@@ -385,7 +385,7 @@ def keep_together(
     What a split that knows near-duplicates holds together.
 
     Args:
-        method: how it splits: by `"sessions"`, or single scans, `"random"`, or not at all, `"all"`.
+        method: how it splits: by `"sessions"`, or single scans, `"random"`, or not at all, `"all"` and `"validation"`.
         sessions: of the scans, `[num_scans]`.
         scan_ids: of the scans, `[num_scans]`.
         pairs: near-duplicates, `[num_pairs, 2]`.
@@ -395,7 +395,7 @@ def keep_together(
         single scans, each with its near-duplicates is.
     """
     groups = merge_groups(scan_ids if method == "random" else sessions, pairs)
-    return groups, "all" if method == "all" else "sessions"
+    return groups, method if method in ("all", "validation") else "sessions"
 
 
 def across_sides(pairs: np.ndarray, parts: dict[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:

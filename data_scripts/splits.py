@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
-SPLIT_METHODS = ("sessions", "random", "all")
+TRAINING_METHODS = ("sessions", "random", "all")
+SPLIT_METHODS = (*TRAINING_METHODS, "validation")
 NUM_SHUFFLES = 20
 UNKNOWN = "?"  # begins the group of a scan whose session nobody knows
 
@@ -23,7 +24,7 @@ class Split:
     A split of a dataset, as it is written beside a run.
 
     Attributes:
-        method: `"sessions"`, `"random"` or `"all"`.
+        method: `"sessions"`, `"random"`, `"all"` or `"validation"`.
         seed: that made it.
         dataset: name of the dataset.
         parts: scan ids by part: `train`, `validation` and, where one was asked for, `test`.
@@ -199,6 +200,7 @@ def split_indices(
         method: `"sessions"` keeps every session on one side, with classes as even as sessions allow; `"random"` is
             by scan, stratified: scans of one session, often of one spot, then stand on both sides. `"all"` trains on
             every scan and leaves none to validate on: for weights to ship, whose figures come from elsewhere.
+            `"validation"` trains on none and holds out all: to score a model that there is on other scans.
         validation_fraction: share of the scans to validate on.
         test_fraction: share of the scans to keep for one last test.
         seed: of the shuffle.
@@ -232,6 +234,8 @@ def split_indices(
     rest = np.arange(len(labels))
     if method == "all":
         return {"train": rest}
+    if method == "validation":
+        return {"train": rest[:0], "validation": rest}
     if num_folds:
         held_out = find_folds(labels, session_names, method, num_folds, seed) == fold
         parts = {"train": rest[~held_out], "validation": rest[held_out]}

@@ -92,7 +92,8 @@ def load_data(
     is_trained_on = is_labelled(train_labels) | (bool(arguments.teachers) & (num_lines > 0))
     parts = find_parts(arguments, scan_ids, groups, split_method, votes, is_trained_on, split_file, extend)
     train = parts["train"][is_trained_on[parts["train"]]]
-    train = train[choose_share(_hard(train_labels[train]), arguments.train_fraction, arguments.split_seed)]
+    if len(train):
+        train = train[choose_share(_hard(train_labels[train]), arguments.train_fraction, arguments.split_seed)]
     train_lines, train_labels = take(train), train_labels[train]
     labels_by_teachers = int((~is_labelled(train_labels)).sum())
     if arguments.teachers:
@@ -100,7 +101,7 @@ def load_data(
         for teacher in arguments.teachers:
             check_teacher(Path(teacher), arguments.dataset, held_out)
         train_labels = teach(arguments.teachers, arguments.teacher_share, train_lines, train_labels, label_names)
-    datasets_by_part = {"train": ScanDataset(train_lines, train_labels, normalization)}
+    datasets_by_part = {"train": ScanDataset(train_lines, train_labels, normalization)} if len(train) else {}
     used_lines, used_labels = train_lines, train_labels
     if arguments.rehearsal_scans:
         used_lines, used_labels = add_simulated(arguments, train_lines, train_labels, label_names)
@@ -113,7 +114,7 @@ def load_data(
         arguments.segment_lines,
         arguments.segment_epochs,
     )
-    indices = {"train": train}
+    indices = {"train": train} if len(train) else {}
     for name, part in parts.items():
         if name == "train":
             continue
@@ -127,6 +128,7 @@ def load_data(
         datasets_by_part[name] = ScanDataset(take(part[scored]), eval_labels[part[scored]], normalization)
     hard = {name: _hard(train_labels if name == "train" else eval_labels[used]) for name, used in indices.items()}
     counts = {name: np.bincount(labels, minlength=len(label_names)).tolist() for name, labels in hard.items()}
+    described = train if len(train) else parts["validation"]
     split = Split.of(
         parts,
         scan_ids,
@@ -143,11 +145,11 @@ def load_data(
         groups={name: sessions[part].tolist() for name, part in indices.items()},
         label_names=label_names,
         split=split,
-        class_weights=find_class_weights(arguments, used_labels, label_names),
+        class_weights=find_class_weights(arguments, used_labels, label_names) if len(train) else None,
         scan_lines={
-            "minimum": int(num_lines[train].min()),
-            "median": float(np.median(num_lines[train])),
-            "maximum": int(num_lines[train].max()),
+            "minimum": int(num_lines[described].min()),
+            "median": float(np.median(num_lines[described])),
+            "maximum": int(num_lines[described].max()),
             "most": arguments.max_lines,
         },
         labels_by_teachers=labels_by_teachers,
@@ -198,7 +200,7 @@ def find_parts(
         arguments.num_folds,
         arguments.fold,
     )
-    return add_unclear(parts, is_trained_on, groups, method)
+    return parts if method == "validation" else add_unclear(parts, is_trained_on, groups, method)
 
 
 def add_unclear(
@@ -262,7 +264,7 @@ def find_split_file(arguments: DataArguments, model_name_or_path: str | None) ->
     path = run_of(model_name_or_path) / SPLIT_FILE
     if arguments.split_file is not None:
         found = Path(arguments.split_file)
-    elif model_name_or_path is not None and path.is_file():
+    elif model_name_or_path is not None and path.is_file() and arguments.split != "validation":
         split = Split.load(path)
         found = path if split.dataset == arguments.dataset else None
         if found is not None and split.method == "all" and arguments.split != "all":
@@ -288,5 +290,6 @@ def check_start(start: str | None, split: Split) -> None:
         if seen := seen_by(folder, split.dataset, held_out):
             raise ValueError(
                 f"{folder} was trained on {len(seen)} of the {len(held_out)} scans that this run holds out, {seen[0]} "
-                "for one, so that scores would be those of scans it has seen. Hold out others, or start from others."
+                "for one, so that scores would be those of scans it has seen. Hold out others, or start from others; "
+                "scans are told by their names, so give those that only share one another."
             )

@@ -182,6 +182,22 @@ def test_files_of_a_folder_are_classified_and_broken_ones_skipped(finished_run, 
     assert "broken.png" in caplog.text
 
 
+def test_a_model_is_scored_on_all_scans_that_it_has_not_seen(finished_run, scans, tmp_path, capsys):
+    flags = {"model_name_or_path": finished_run, "do_eval": True, "split": "validation"}
+    assert main(arguments(scans, tmp_path / "seen", **flags)) == 2
+    assert "of the 96 scans that this run holds out" in capsys.readouterr().err
+    others = tmp_path / "others.npz"
+    with np.load(scans) as stored:
+        np.savez(others, **{**stored, "scan_ids": np.array([f"other {n}" for n in range(96)])})
+    assert main(arguments(others, tmp_path / "other", **flags)) == 0
+    summary = json.loads((tmp_path / "other" / "summary.json").read_text())
+    assert (
+        summary["split"]["method"] == "validation"
+        and "train" not in summary
+        and summary["split"]["counts"]["validation"] == {"columns": 32, "diagonals": 32, "rows": 32}
+    )
+
+
 def test_few_steps_are_told(scans, tmp_path, caplog):
     for steps, told in ((30, True), (100, False)):
         caplog.clear()

@@ -64,6 +64,7 @@ def test_scans_that_make_no_dataset_are_refused(arrays, says, tmp_path, refused)
         ({"split_file": "nowhere.json"}, "nowhere.json"),
         ({"data_dir": "nowhere.npz"}, "nowhere.npz"),
         ({"fold": 1}, "give --num_folds"),
+        ({"split": "validation", "do_train": True}, "leaves nothing to train on"),
         ({"do_eval": True}, "nothing to apply: give --model_name_or_path"),
         ({"rehearsal_scans": -1}, "rehearsal_scans must not be negative"),
         ({"rehearsal_scans": 8, "keep_in_memory": False}, "give --keep_in_memory true"),
