@@ -126,7 +126,7 @@ class TestBoth:
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match="split must be one of sessions, random, all, got 'folds'"):
+    with pytest.raises(ValueError, match="split must be one of sessions, random, all, validation, got 'folds'"):
         split_indices(LABELS, SESSIONS, "folds")
 
 
