@@ -215,8 +215,8 @@ def find_classes(arguments: ModelArguments) -> list[str]:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a new run would write over what is in a folder; a run that was not validated has no metrics."""
-    results = any((folder / name).exists() for name in (METRICS_FILE, SUMMARY_FILE))
+    """Whether a new run would write over what is in a folder; metrics alone are of one cut off before it left more."""
+    results = any((folder / name).exists() for name in (SUMMARY_FILE, TRAINER_STATE_NAME))
     return results or any(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}"))
 
 
@@ -440,6 +440,8 @@ def run(
     )
     main_process = trainer.is_world_process_zero()
     if main_process:
+        if training_arguments.do_train and checkpoint is None:
+            (folder / METRICS_FILE).unlink(missing_ok=True)
         if makes_model and data is not None:
             write_recipe(folder, recipe)
             data.split.save(folder / SPLIT_FILE)

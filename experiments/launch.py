@@ -116,8 +116,6 @@ class Run:
         command = [sys.executable, str(SCRIPT), "--output_dir", str(self.folder), *self.arguments]
         if self._has_checkpoint():
             command += ["--resume_from_checkpoint", "true"]
-        else:
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a run cut off before its first checkpoint
         self.beside("failed").unlink(missing_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
             code = subprocess.run(

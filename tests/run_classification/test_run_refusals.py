@@ -13,6 +13,7 @@ from transformers import BertConfig
 from data_scripts.splits import Split
 from experiments.data import check_start
 from experiments.lineage import lineage
+from experiments.run_folder import read_metrics
 from run_classification import main
 
 
@@ -23,6 +24,13 @@ def test_a_run_is_never_overwritten(finished_run, scans, capsys):
     before = (finished_run / "summary.json").read_text()
     assert main(arguments(scans, finished_run, **flags)) == 2
     assert "holds a run already" in capsys.readouterr().err and (finished_run / "summary.json").read_text() == before
+
+
+def test_a_run_that_left_nothing_to_go_on_from_is_begun_anew(scans, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"epoch": 7.0}\n')
+    assert main(arguments(scans, tmp_path / "run", num_train_epochs=1, do_train=True)) == 0
+    assert [record["epoch"] for record in read_metrics(tmp_path / "run")] == [1.0]
 
 
 @pytest.mark.parametrize("given", ["model_name_or_path", "split_file"])
