@@ -25,14 +25,12 @@ from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageClassification, set_seed
 
 # the library's top level hides it where there is no torchvision, up to release 5.17
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.trainer_utils import IntervalStrategy
 
 from configuration import (
     ConfigurationError,
@@ -54,18 +52,15 @@ from experiments.library_models import (
     load_library_processor,
     new_library_config,
     new_library_processor,
-    read_weights,
     set_loss_entries,
 )
 from experiments.prediction import choose_scans, predict
 from experiments.publish import PublishError, connect, publish
+from experiments.resuming import check_checkpoint, check_recipe, find_checkpoint, holds_run
 from experiments.run_folder import (
     METRICS_FILE,
-    RECIPE_FILE,
     SPLIT_FILE,
-    SUMMARY_FILE,
     machine,
-    read_recipe,
     write_recipe,
     write_summary,
 )
@@ -80,11 +75,6 @@ console = Console(markup=False)  # names may have brackets
 FOUND_AFTER_TRAINING = (
     *CALIBRATION_ENTRIES,
     "familiarity_mean", "familiarity_whitening", "familiarity_lines", "familiarity_thresholds",
-)  # fmt: skip
-# what a run goes on with whatever is asked for: its split, and what is in the states of optimizer and schedule
-RESTORED = (
-    "dataset", "split", "split_seed", "validation_fraction", "test_fraction", "num_folds", "fold", "dedupe", "optim",
-    "learning_rate", "lr_scheduler_type", "weight_decay", "warmup_epochs", "warmup_start_lr",
 )  # fmt: skip
 MAX_TRAIN_SCORED = 2000  # training scans that are scored at the end, evenly from all
 BAD_INPUT = (ValueError, OSError, RuntimeError, StrictDataclassError, SafetensorError)
@@ -212,64 +202,6 @@ def find_classes(arguments: ModelArguments) -> list[str]:
         return []
     id2label = AutoConfig.from_pretrained(arguments.sources[0]).id2label
     return [id2label[label] for label in sorted(id2label)]
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether a new run would write over what is in a folder; metrics alone are of one cut off before it left more."""
-    results = any((folder / name).exists() for name in (SUMMARY_FILE, TRAINER_STATE_NAME))
-    return results or any(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}"))
-
-
-def find_checkpoint(training_arguments: ScanlineTrainingArguments) -> str | None:
-    """The checkpoint to go on from, if one was asked for."""
-    wanted = training_arguments.resume_from_checkpoint
-    if wanted is None or str(wanted).lower() == "false":
-        return None
-    folder = Path(str(training_arguments.output_dir) if str(wanted).lower() == "true" else str(wanted))
-    if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
-        checkpoints = [folder]
-    else:
-        found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
-        checkpoints = sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    # the state is written last: a checkpoint without it was cut off by the stop itself
-    checkpoint = next((str(path) for path in checkpoints if (path / TRAINER_STATE_NAME).is_file()), None)
-    if checkpoint is None:
-        raise ConfigurationError(
-            f"resume_from_checkpoint: there is no complete checkpoint in {folder}. Give --output_dir, the folder of "
-            "the run that was stopped."
-        )
-    return checkpoint
-
-
-def check_checkpoint(checkpoint: str, model: Any) -> None:
-    """Raises [`ConfigurationError`] for a checkpoint of another model: the Trainer would half load it in silence."""
-    if is_of_library(model.config):
-        saved = {name: list(weight.shape) for name, weight in read_weights(checkpoint).items()}
-    else:
-        with safe_open(Path(checkpoint) / SAFE_WEIGHTS_NAME, framework="pt") as weights:
-            saved = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
-    expected = {name: list(weight.shape) for name, weight in model.state_dict().items()}
-    if saved != expected:
-        names = saved.keys() | expected.keys()
-        differing = sorted(name for name in names if saved.get(name) != expected.get(name))
-        raise ConfigurationError(
-            f"{checkpoint}: is of another model than this run's ({len(differing)} weights differ, {differing[0]} for "
-            "one). Resume with the recipe that the run was started with."
-        )
-
-
-def check_recipe(folder: Path, recipe: dict[str, Any]) -> None:
-    """Raises [`ConfigurationError`] if a run is to go on with other options, which would not be heeded any more."""
-    if not (folder / RECIPE_FILE).is_file():
-        return
-    before = read_recipe(folder)
-    changed = [name for name in RESTORED if before.get(name) != recipe.get(name)]
-    if changed:
-        told = ", ".join(f"{name}={before.get(name)}, not {recipe.get(name)}" for name in changed)
-        raise ConfigurationError(
-            f"{folder} was begun with {told}, and goes on with it: resume with its own {RECIPE_FILE}, or choose "
-            "another --output_dir."
-        )
 
 
 def num_parameters(model: Any) -> int:
