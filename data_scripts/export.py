@@ -73,6 +73,7 @@ def find_parts(scans: datasets.Dataset, arguments: ExportArguments) -> tuple[dic
             arguments.split,
             arguments.validation_fraction,
             seed=arguments.split_seed,
+            label_names=scans.features["label"].names,
         )
         how = f"Split by {arguments.split} (seed {arguments.split_seed})"
     rest = np.setdiff1d(np.arange(len(scans)), np.concatenate(list(parts.values())))

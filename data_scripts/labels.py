@@ -75,19 +75,22 @@ def is_labelled(labels: np.ndarray) -> np.ndarray:
     return labelled if labels.ndim == 1 else np.all(labelled, axis=1)
 
 
-def class_weights(labels: np.ndarray, num_labels: int) -> list[float]:
+def class_weights(labels: np.ndarray, num_labels: int, label_names: Sequence[str] = ()) -> list[float]:
     """
     Inverse frequency, `num_scans / (num_labels * count)`: the mean weight over the scans is 1.
 
     Args:
         labels: of the training scans, class indices or distributions, none missing.
         num_labels: number of classes.
+        label_names: theirs, for what is said when one has no scan.
 
     Raises:
         ValueError: if a class has no scan, whose weight would be infinite.
     """
     counts = np.bincount(labels, minlength=num_labels) if labels.ndim == 1 else labels.sum(axis=0)
     if (counts <= 0).any():
-        empty = ", ".join(str(label) for label in np.flatnonzero(counts <= 0))
+        empty = ", ".join(
+            label_names[label] if label_names else str(label) for label in np.flatnonzero(counts <= 0).tolist()
+        )
         raise ValueError(f"Class {empty} has no scan to train on: balanced class weights need every class.")
     return (counts.sum() / (num_labels * counts)).tolist()

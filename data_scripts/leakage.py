@@ -101,7 +101,7 @@ def find_split(arguments: LeakageArguments, dataset: str, scans: datasets.Datase
     labels, names = np.asarray(scans["label"]), scans.features["label"].names
     kept_together, how = keep_together(method, groups, scan_ids, pairs) if arguments.dedupe else (groups, method)
     fractions = arguments.validation_fraction, arguments.test_fraction
-    parts = split_labelled(labels, kept_together, how, *fractions, arguments.split_seed)
+    parts = split_labelled(labels, kept_together, how, *fractions, arguments.split_seed, label_names=names)
     counts = {name: np.bincount(labels[part], minlength=len(names)).tolist() for name, part in parts.items()}
     return Split.of(
         parts,

@@ -190,6 +190,7 @@ def split_indices(
     seed: int = 0,
     num_folds: int = 0,
     fold: int = 0,
+    label_names: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """
     Splits labelled scans.
@@ -206,6 +207,7 @@ def split_indices(
         seed: of the shuffle.
         num_folds: for cross-validation: the parts that the scans are divided into; 0 for none.
         fold: the one of them that is validated on, from 0; `validation_fraction` counts for nothing then.
+        label_names: of the classes, for what is said when one is missing.
 
     Returns:
         Indices of `train`, `validation` and, with a `test_fraction`, `test`.
@@ -244,8 +246,9 @@ def split_indices(
     for name, indices in parts.items():
         missing = sorted(set(labels.tolist()) - set(labels[indices].tolist()))
         if missing:
+            told = ", ".join(label_names[label] if label_names else str(label) for label in missing)
             raise ValueError(
-                f"No scan of class {', '.join(map(str, missing))} in the {name} part of the split by {method}: choose "
+                f"No scan of class {told} in the {name} part of the split by {method}: choose "
                 "another split_seed or fraction, or add scans of that class from other sessions."
             )
     return parts

@@ -90,7 +90,7 @@ def load_data(
         groups, split_method = keep_together(arguments.split, sessions, scan_ids, duplicates.pairs)
     # of the classes as the dataset has them: the split must not depend on the model
     is_trained_on = is_labelled(train_labels) | (bool(arguments.teachers) & (num_lines > 0))
-    parts = find_parts(arguments, scan_ids, groups, split_method, votes, is_trained_on, split_file, extend)
+    parts = find_parts(arguments, scan_ids, groups, split_method, votes, is_trained_on, split_file, extend, names)
     train = parts["train"][is_trained_on[parts["train"]]]
     if len(train):
         train = train[choose_share(_hard(train_labels[train]), arguments.train_fraction, arguments.split_seed)]
@@ -176,6 +176,7 @@ def find_parts(
     is_trained_on: np.ndarray,
     split_file: Path | None,
     extend: bool,
+    label_names: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Indices of the scans of each part: those of a split that was written down, or a new split."""
     # by majority, whatever is trained or scored on: the split must not depend on that choice
@@ -199,6 +200,7 @@ def find_parts(
         arguments.split_seed,
         arguments.num_folds,
         arguments.fold,
+        label_names,
     )
     return parts if method == "validation" else add_unclear(parts, is_trained_on, groups, method)
 
@@ -243,7 +245,7 @@ def find_class_weights(arguments: DataArguments, labels: np.ndarray, names: list
     if wanted is None or wanted == "none":
         return None
     if wanted == "balanced":
-        return class_weights(labels, len(names))
+        return class_weights(labels, len(names), names)
     assert isinstance(wanted, dict)
     unknown = [name for name in wanted if name not in names]
     if unknown:

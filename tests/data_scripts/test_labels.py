@@ -113,6 +113,8 @@ class TestClassWeights:
     def test_empty_class(self, labels):
         with pytest.raises(ValueError, match="Class 1 has no scan to train on"):
             class_weights(labels, 3)
+        with pytest.raises(ValueError, match="Class rows has no scan to train on"):
+            class_weights(labels, 3, ["atoms", "rows", "defects"])
 
     def test_published_weights_are_those_of_a_merge_by_position(self):
         """

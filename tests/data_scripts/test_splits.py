@@ -69,6 +69,8 @@ class TestSessions:
         labels = np.where(SESSIONS == "session 7", NUM_CLASSES, LABELS)
         with pytest.raises(ValueError, match=r"No scan of class 3 in the (train|validation) part"):
             split_indices(labels, SESSIONS, "sessions")
+        with pytest.raises(ValueError, match=r"No scan of class rows in the (train|validation) part"):
+            split_indices(labels, SESSIONS, "sessions", label_names=["atoms", "dimers", "defects", "rows"])
 
 
 class TestRandom:

@@ -21,8 +21,9 @@ from experiments.card import write_card
 from experiments.release import example_scan
 from modeling_scanline.streaming_scanline import ScanlineStreamer
 
-FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "model_cards").glob("*/config.json"))
-INSTRUMENTS = Path(__file__).resolve().parents[3] / "shared" / "instruments"
+PROJECT = Path(__file__).resolve().parents[2]
+FOLDERS = sorted(path.parent for path in (PROJECT / "model_cards").glob("*/config.json"))
+INSTRUMENTS = PROJECT.parent / "shared" / "instruments"
 LARGEST = {"tiny": 1.5e6, "": 12e6}  # bytes of weights, by the end of the folder's name
 CODE = """
 import json, sys, numpy as np
@@ -109,6 +110,13 @@ class TestReleased:
         release = json.loads((folder / "release.json").read_text())
         np.testing.assert_allclose(json.loads(printed[-2]), release["example"], atol=1e-4)
         assert set(json.loads(printed[-1])) == set(release["label_names"])
+
+    def test_its_code_is_that_of_the_project(self, folder):
+        """Or what is mended here would stay broken on the Hub."""
+        modules = sorted(folder.glob("*.py"))
+        assert modules
+        for module in modules:
+            assert module.read_bytes() == (PROJECT / "modeling_scanline" / module.name).read_bytes(), module.name
 
     def test_names_the_scans_that_it_was_trained_on(self, folder):
         """Or whoever scores it, or trains it further, could not tell which scans it has seen."""
