@@ -54,6 +54,7 @@ from experiments.library_models import (
     new_library_processor,
     set_loss_entries,
 )
+from experiments.lineage import check_model
 from experiments.prediction import choose_scans, predict
 from experiments.publish import PublishError, connect, publish
 from experiments.resuming import check_checkpoint, check_recipe, find_checkpoint, holds_run
@@ -302,6 +303,9 @@ def run(
         ConfigurationError: for arguments or data that make no run.
     """
     set_seed(training_arguments.seed)
+    with explained("model"):
+        for source in model_arguments.sources:
+            check_model(source)
     push = take_push(training_arguments)
     folder = Path(training_arguments.output_dir)  # type: ignore[arg-type]
     checkpoint = find_checkpoint(training_arguments) if training_arguments.do_train else None

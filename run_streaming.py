@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from data_scripts import ScanReadError, read_scan
 from data_scripts.readers import DRAWN
 from data_scripts.threads import one_thread
+from experiments.lineage import check_model
 from live.nanonis import NanonisClient, NanonisError, follow_scans
 from live.recorder import Recorder, say
 from live.server import Limits, ScanSessions, serve
@@ -38,6 +39,7 @@ NANONIS_PORT = 6501
 
 def new_streamer(arguments: argparse.Namespace) -> ScanlineStreamer:
     """The streamer that the command line asks for; raises `ValueError` also where the model's files are broken."""
+    check_model(str(arguments.model))
     try:
         return ScanlineStreamer.from_pretrained(arguments.model, alpha=arguments.alpha)
     except (RuntimeError, StrictDataclassError, SafetensorError) as error:  # of anything else a traceback says more
