@@ -158,7 +158,7 @@ def build_model(
     elif data is not None and not to_train:
         raise ConfigurationError(
             f"{source}: tells {', '.join(saved.id2label.values())} apart, and the scans are of "
-            f"{', '.join(data.label_names)}: give scans of the same classes, or train it on with --do_train."
+            f"{', '.join(data.label_names)}: give scans of these classes, or train it on with --do_train."
         )
     if data is not None:
         changes["class_weights"] = data.class_weights
@@ -335,7 +335,7 @@ def run(
         if training_arguments.do_train and data_arguments.split == "validation":
             raise ConfigurationError("split=validation leaves nothing to train on: it is for --do_eval alone.")
         with explained("data"), training_arguments.main_process_first(desc="preparing the dataset"):
-            data = load_data(data_arguments, seed, split_file, extend, classes)
+            data = load_data(data_arguments, seed, split_file, extend, classes, not training_arguments.do_train)
             for source in model_arguments.sources:
                 check_start(source, data.split)
 

@@ -229,15 +229,14 @@ def split_indices(
         )
     if len(labels) == 0:
         raise ValueError("There is no labelled scan to split.")
-    if len(np.unique(labels)) < 2:
-        raise ValueError(f"All {len(labels)} labelled scans are of one class: there is nothing to tell apart.")
-
     session_names = np.asarray(sessions)
     rest = np.arange(len(labels))
-    if method == "all":
-        return {"train": rest}
     if method == "validation":
         return {"train": rest[:0], "validation": rest}
+    if len(np.unique(labels)) < 2:
+        raise ValueError(f"All {len(labels)} labelled scans are of one class: there is nothing to tell apart.")
+    if method == "all":
+        return {"train": rest}
     if num_folds:
         held_out = find_folds(labels, session_names, method, num_folds, seed) == fold
         parts = {"train": rest[~held_out], "validation": rest[held_out]}

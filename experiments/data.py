@@ -52,7 +52,12 @@ class Data:
 
 
 def load_data(
-    arguments: DataArguments, seed: int, split_file: Path | None, extend: bool = False, classes: Sequence[str] = ()
+    arguments: DataArguments,
+    seed: int,
+    split_file: Path | None,
+    extend: bool = False,
+    classes: Sequence[str] = (),
+    only_scored: bool = False,
 ) -> Data:
     """
     Scans → labels → split → datasets for training (augmented, labels as wanted) and scoring (clear labels).
@@ -64,19 +69,22 @@ def load_data(
         extend: whether labelled scans that it does not have get a part; else they are left out.
         classes: of the model that is applied or trained further, in its order, which those of the scans are put into
             where they are the same ones.
+        only_scored: whether that model is applied and not trained: scans of some of its classes will do then.
     """
     # before they are resampled, as the processor does; what was exported has been resampled
     flatten = arguments.normalization == "flat_line" and arguments.dataset != EXPORTED
     normalization = "line" if flatten else arguments.normalization
     scans = arguments.load(flatten=flatten)
-    unused = [f"unused_{number}" for number in range(1, arguments.unused_classes + 1)]
     names = scans.features["label"].names
-    order = [names.index(name) for name in classes] if sorted(classes) == sorted(names) else list(range(len(names)))
-    label_names = [*(names[place] for place in order), *unused]
+    only_some = only_scored and set(names) < set(classes)
+    of_model = only_some or sorted(classes) == sorted(names)
+    unused = [f"unused_{number}" for number in range(1, arguments.unused_classes + 1)]
+    label_names = [*(classes if of_model else names), *unused]
     scan_ids = np.asarray(scans["scan_id"])
     sessions = groups_of(scans["session"], scan_ids)
     votes = np.asarray(scans["scores"], dtype=np.float32)
-    scores = np.pad(votes[:, order], ((0, 0), (0, len(unused))))
+    scores = np.zeros((len(votes), len(label_names)), dtype=np.float32)
+    scores[:, [label_names.index(name) for name in names]] = votes
     stored = StoredLines(scans, arguments.max_lines)
     num_lines = stored.count_measured()
     complete = num_lines >= arguments.pixels_per_line
@@ -145,7 +153,9 @@ def load_data(
         groups={name: sessions[part].tolist() for name, part in indices.items()},
         label_names=label_names,
         split=split,
-        class_weights=find_class_weights(arguments, used_labels, label_names) if len(train) else None,
+        class_weights=find_class_weights(arguments, used_labels, label_names)
+        if len(train) and not only_some
+        else None,
         scan_lines={
             "minimum": int(num_lines[described].min()),
             "median": float(np.median(num_lines[described])),

@@ -198,6 +198,25 @@ def test_a_model_is_scored_on_all_scans_that_it_has_not_seen(finished_run, scans
     )
 
 
+@pytest.mark.parametrize(("states", "counts"), [([0, 2], {"rows": 32, "diagonals": 32}), ([1], {"columns": 32})])
+def test_a_model_is_scored_on_scans_of_some_of_its_states(finished_run, scans, tmp_path, states, counts):
+    """As the microscopist has them: not every session saw every state."""
+    some = tmp_path / "some.npz"
+    with np.load(scans) as stored:
+        chosen = np.isin(stored["labels"], states)
+        labels = np.searchsorted(states, stored["labels"][chosen])
+        names = [str(stored["label_names"][state]) for state in states]
+        ids = [f"other {number}" for number in np.flatnonzero(chosen)]
+        np.savez(some, images=stored["images"][chosen], labels=labels, label_names=names, scan_ids=ids)
+    flags = {"model_name_or_path": finished_run, "do_eval": True, "split": "validation"}
+    assert main(arguments(some, tmp_path / "scored", **flags)) == 0
+    summary = json.loads((tmp_path / "scored" / "summary.json").read_text())
+    absent = dict.fromkeys({"rows", "columns", "diagonals"} - set(counts), 0)
+    assert summary["split"]["counts"]["validation"] == counts | absent
+    whole = summary["validation"]["whole"]
+    assert whole["balanced_accuracy"] > 0.9 and (whole["auroc"] is None) == (len(states) == 1)
+
+
 def test_few_steps_are_told(scans, tmp_path, caplog):
     for steps, told in ((30, True), (100, False)):
         caplog.clear()
