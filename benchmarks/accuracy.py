@@ -46,7 +46,8 @@ from transformers.training_args import OptimizerNames
 from experiments.intervals import FIGURES, Resampled, figures_by_lines, leads
 from experiments.launch import LAST_EPOCH, Run, execute_all
 from experiments.probabilities import PROBABILITIES_FILE, Probabilities
-from experiments.run_folder import SUMMARY_FILE, read_recipe
+from experiments.release import FREE
+from experiments.run_folder import SUMMARY_FILE, portable_recipe, read_recipe
 
 from .pages import RESULTS, write
 
@@ -119,9 +120,15 @@ def keep(folder: Path, kept: Path) -> None:
 
 
 def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
-    """The figures of a cell from those of its runs that have ended, here or before; `None` if none has."""
+    """
+    The figures of a cell from those of its runs that have ended, here or before; `None` if none has.
+
+    Raises:
+        ValueError: for runs that were not trained in the same way.
+    """
     verdicts: dict[int, Probabilities] = {}
     folds, summary, first = {}, None, Path()
+    together: list[Path] = []
     folders = [run.folder for runs in cell.runs.values() for run in runs]
     here = [folder for folder in folders if (folder / SUMMARY_FILE).is_file()]
     kept_of = {folder: results / KEPT / cell.model / folder.name for folder in folders}
@@ -133,42 +140,56 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
         for number, run in enumerate(runs):
             kept = kept_of[run.folder]
             # of a training before, maybe by another recipe: never mixed with this one
-            if here and run.folder not in here and kept.is_dir() and (is_here or not alike(kept, kept_of[here[0]])):
+            if here and run.folder not in here and kept.is_dir() and (is_here or unlike(kept, kept_of[here[0]])):
                 shutil.rmtree(kept)
             if (kept / SUMMARY_FILE).is_file():
                 ended.append((number, kept))
         if ended:
             verdicts[seed] = Probabilities.concatenate([Probabilities.load(kept) for _, kept in ended])
             folds[seed] = [number for number, _ in ended]
+            together += [kept for _, kept in ended]
             first = ended[0][1]
             summary = json.loads((first / SUMMARY_FILE).read_text(encoding="utf-8"))
+    machines = {
+        json.dumps(json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8"))["machine"]) for kept in together
+    }
     if summary is None:
         return None
+    for kept in together:
+        if names := unlike(first, kept):
+            raise ValueError(
+                f"{cell.model}, {cell.split}: {first.name} and {kept.name} were trained in other ways "
+                f"({', '.join(names)}), and make no row together. Delete the one that is not wanted, here and in "
+                f"{results / KEPT}."
+            )
+    training = json.loads((first / TRAINING_FILE).read_text(encoding="utf-8"))
     figures, resampled = figures_by_lines(list(verdicts.values()))
     return {
         "model": cell.model,
         "split": cell.split,
         "num_parameters": summary["num_parameters"],
         "epochs": summary["epochs"] + sum(member["epochs"] or 0 for member in summary.get("members", [])),
-        **json.loads((first / TRAINING_FILE).read_text(encoding="utf-8")),
+        **{name: value for name, value in training.items() if name != "recipe"},
         "folds_by_seed": folds,
         "num_scans": {seed: len(verdict.labels) for seed, verdict in verdicts.items()},
         "num_sessions": len(np.unique(np.concatenate([verdict.groups for verdict in verdicts.values()]))),
-        "machine": summary["machine"],
+        "machines": [json.loads(text) for text in sorted(machines)],
         "figures": figures,
         "resampled": resampled,
         "verdicts": verdicts,
     }
 
 
-def alike(kept: Path, other: Path) -> bool:
-    """Whether two runs of a model were trained in the same way, as far as that was kept."""
-    trainings = []
+def unlike(kept: Path, other: Path) -> list[str]:
+    """In what two runs of a model were trained in other ways, as far as that was kept; empty where they are alike."""
+    described = []
     for folder in (kept, other):
         summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
         training = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
-        trainings.append(({"rehearsed": 0, "members": 0, **training}, summary["epochs"], summary["num_parameters"]))
-    return trainings[0] == trainings[1]
+        own = {"epochs": summary["epochs"], "parameters": summary["num_parameters"]}
+        described.append({**training.pop("recipe", {}), **training, **own})
+    one, two = described
+    return sorted(name for name in one.keys() & two.keys() if one[name] != two[name])
 
 
 def earlier(results: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -184,20 +205,24 @@ def training_of(folder: Path) -> dict[str, Any]:
 
     Returns:
         `optimizer`; `start`, the dataset of the first weights; `rehearsed`, the number of simulated scans among the
-        real ones; `teachers`, of how many models it has learned; and `members`, of how many it was joined, in which
-        case the rest is that of all of them.
+        real ones; `teachers`, of how many models it has learned; `members`, of how many it was joined, in which case
+        the rest is that of all of them, and `rehearsing_members` says how many had simulated scans; and `recipe`, what
+        all runs of a row have in common.
     """
     recipe = read_recipe(folder)
     if recipe.get("members"):
         several = [training_of(Path(member)) for member in recipe["members"]]
 
         def together(name: str) -> str | None:
-            return " and ".join(sorted({member[name] for member in several if member[name]})) or None
+            given = {member[name] for member in several}
+            return None if given == {None} else " and ".join(sorted(value or "nothing" for value in given))
 
         return {
             **{name: together(name) for name in ("optimizer", "start")},
             **{name: max(member[name] for member in several) for name in ("rehearsed", "teachers")},
+            "rehearsing_members": sum(member["rehearsed"] > 0 for member in several),
             "members": len(several),
+            "recipe": _compared(recipe) | {"members": [member["recipe"] for member in several]},
         }
     start = recipe.get("model_name_or_path")
     if start is not None:
@@ -210,16 +235,27 @@ def training_of(folder: Path) -> dict[str, Any]:
         "rehearsed": recipe.get("rehearsal_scans") or 0,
         "teachers": len(recipe.get("teachers") or []),
         "members": 0,
+        "recipe": _compared(recipe),
     }
+
+
+def _compared(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What of a recipe all runs of a row have in common."""
+    return {name: value for name, value in portable_recipe(recipe).items() if name not in FREE}
 
 
 def comparable(first: dict[str, Any], other: dict[str, Any]) -> tuple[list[int], list[int]]:
     """The seeds of two models of a split whose verdicts are on the same scans; none if there are no such."""
     of_first, of_other = first["folds_by_seed"], other["folds_by_seed"]
     folds = [*of_first.values(), *of_other.values()]
-    if first["split"] == "sessions" and all(of_seed == folds[0] for of_seed in folds):
+    scans = {
+        (name, seed): sorted(zip(verdict.scan_ids.tolist(), verdict.labels.tolist(), strict=True))
+        for name, result in (("first", first), ("other", other))
+        for seed, verdict in result["verdicts"].items()
+    }
+    if all(of_seed == folds[0] for of_seed in folds) and len({str(of_seed) for of_seed in scans.values()}) == 1:
         return list(of_first), list(of_other)  # the folds are fixed, whatever the seed
-    common = [seed for seed in of_first if of_other.get(seed) == of_first[seed]]
+    common = [seed for seed in of_first if seed in of_other and scans["first", seed] == scans["other", seed]]
     return common, common
 
 
@@ -251,6 +287,14 @@ def compare(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return differences
 
 
+def folds_of(result: dict[str, Any]) -> str:
+    """How many folds stand behind a row: of each seed, where they are not the same for all."""
+    by_seed = result["folds_by_seed"]
+    if len({json.dumps(folds) for folds in by_seed.values()}) == 1:
+        return f"{len(next(iter(by_seed.values())))} of {NUM_FOLDS}"
+    return " and ".join(f"{len(folds)} of {NUM_FOLDS} (seed {seed})" for seed, folds in by_seed.items())
+
+
 def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
     """The figures of a split as a Markdown table."""
     of_split = [result for result in results if result["split"] == split]
@@ -276,8 +320,7 @@ def table_of(results: Sequence[dict[str, Any]], split: str) -> list[str]:
         intervals = ", ".join("{:.3f}–{:.3f}".format(*whole[name]["interval"]) for name in FIGURES)
         scans = " ".join(map(str, sorted(set(result["num_scans"].values()))))
         seeds = " ".join(map(str, result["folds_by_seed"]))
-        folds = sorted({number for numbers in result["folds_by_seed"].values() for number in numbers})
-        of_all = "–" if split == "random" else f"{len(folds)} of {NUM_FOLDS}"
+        of_all = "–" if split == "random" else folds_of(result)
         lines.append(
             f"| {result['model']} | {result['num_parameters']:,} | {result.get('members') or '–'} | "
             f"{result['start'] or '–'} | {result.get('rehearsed') or '–'} | {result['teachers'] or '–'} | "
@@ -442,7 +485,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # folds first: what is stopped early then has whole seeds
         runs = [run for seed in arguments.seeds for cell in cells for run in cell.runs[seed]]
         failures = execute_all(runs, arguments.jobs, console)
-    collected = [collect(cell, arguments.results) for cell in cells]
+    collected: list[dict[str, Any] | None] = []
+    for cell in cells:
+        try:
+            collected.append(collect(cell, arguments.results))
+        except ValueError as error:
+            failures.append(str(error))
+            collected.append(None)
     if any(collected):
         rows: dict[tuple[str, str], dict[str, Any] | None] = {
             (cell.model, cell.split): result for cell, result in zip(cells, collected, strict=True)

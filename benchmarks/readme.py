@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import run_streaming
-from benchmarks.accuracy import NUM_FOLDS, PUBLISHED, PUBLISHED_SCANS, SPLITS, UNKNOWN
+from benchmarks.accuracy import PUBLISHED, PUBLISHED_SCANS, SPLITS, UNKNOWN, folds_of
 from benchmarks.pages import RESULTS
 from data_scripts.readers import DRAWN
 from data_scripts.simulation import TIP_STATES, SimulationOptions, simulate
@@ -95,8 +95,9 @@ def accuracy(results: Path) -> str:
         parts.append("\n".join(lines))
         # the folds of sessions are the same scans for every seed
         scored = [
-            row["folds_by_seed"] if split == "random" else next(iter(row["folds_by_seed"].values()))
+            folds
             for row in of_split
+            for folds in ([row["folds_by_seed"]] if split == "random" else row["folds_by_seed"].values())
         ]
         if len({json.dumps(folds, sort_keys=True) for folds in scored}) > 1:
             parts.append("Rows with other folds or seeds were scored on other scans: compare them with care.")
@@ -116,11 +117,11 @@ def accuracy_row(row: dict[str, Any]) -> str:
     scans = sorted(set(row["num_scans"].values()))
     scored = [f"{' or '.join(map(str, scans))} scans of {row['num_sessions']} sessions"]
     if row["split"] == "sessions":
-        folds = {number for numbers in row["folds_by_seed"].values() for number in numbers}
-        scored.append(f"{len(folds)} of {NUM_FOLDS} folds")
+        scored.append(f"{folds_of(row)} folds")
     seeds = list(row["folds_by_seed"])
     start = {None: "", UNKNOWN: " from other weights"}.get(row["start"], f" after {row['start']} scans")
-    rehearsed = f", {row['rehearsed']:,} of them among the real ones" if row.get("rehearsed") else ""
+    some = f" of {row['rehearsing_members']} of them" if row.get("members") else ""
+    rehearsed = f", {row['rehearsed']:,} of these among the real ones{some}" if row.get("rehearsed") else ""
     taught = f", learning from {row['teachers']} teachers" if row.get("teachers") else ""
     joined = f"{row['members']} models, joined: " if row.get("members") else ""
     scored += [

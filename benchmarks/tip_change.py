@@ -78,6 +78,8 @@ def score(scans: Scans, found: list[list[tuple[int, int]]]) -> dict[str, Any]:
 def find_thresholds(scans: Scans, weights: list[float]) -> dict[float, float]:
     """For each of `BUDGETS`, the probability that no more peaks in the unchanged scans exceed."""
     unchanged = scans.take(np.array([not changes for changes in scans.changes]))
+    if not len(unchanged.changes):
+        raise SystemExit("No scan of the fit is without a tip change: there is nothing to tell false alarms by.")
     detector = ChangeDetector(weights, 2.0, WIDTH, len(unchanged.changes))  # above any probability: never starts anew
     updates = (
         detector.update(unchanged.lines[:, line], unchanged.measured[:, line], line) for line in range(NUM_LINES)

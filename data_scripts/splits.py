@@ -108,8 +108,9 @@ class Split:
         """
         Parts of a dataset that has changed since: what was trained on is trained on, what was held out stays out.
 
-        Scans that are gone are left out. New ones of a session that stands on one side join it there; the others are
-        split by the same method, or are trained on if they are too few for that.
+        Scans that are gone are left out. One that has its class in its name, `class/file`, and was moved to another
+        keeps its part. New ones of a session that stands on one side join it there; the others are split by the same
+        method, or are trained on if they are too few for that.
 
         Args:
             scan_ids: of all scans of the dataset.
@@ -122,6 +123,18 @@ class Split:
             Indices of the scans of each part.
         """
         parts = self._indices(scan_ids)
+        there = set(scan_ids.tolist())
+        gone = {  # of two that share the rest of a name, the one that was trained on
+            scan_id.partition("/")[2]: name
+            for name, ids in reversed(self.parts.items())
+            for scan_id in ids
+            if "/" in scan_id and scan_id not in there
+        }
+        placed = np.concatenate(list(parts.values()))
+        unknown = np.setdiff1d(np.flatnonzero(labels >= 0), placed)
+        for place in unknown.tolist():
+            if name := gone.get(str(scan_ids[place]).partition("/")[2]):
+                parts[name] = np.append(parts[name], place)
         placed = np.concatenate(list(parts.values()))
         new = np.setdiff1d(np.flatnonzero(labels >= 0), placed)
         sides = {session: name for name, sessions in self.sessions.items() for session in sessions}

@@ -114,12 +114,22 @@ class Calibration:
 
     @classmethod
     def fit(cls, verdicts: Sequence[Probabilities]) -> "Calibration":
-        """That of all verdicts together."""
+        """
+        That of all verdicts together.
+
+        Raises:
+            ValueError: for verdicts of other classes or numbers of lines, or if there is none after one of these.
+        """
+        for name in ("label_names", "line_counts"):
+            if len({tuple(getattr(verdict, name).tolist()) for verdict in verdicts}) > 1:
+                raise ValueError(f"Only verdicts of the same {name}, in the same order, can be calibrated together.")
         labels = np.concatenate([verdict.labels for verdict in verdicts])
         found = []
         for index in range(len(verdicts[0].line_counts)):
             probabilities = np.concatenate([verdict.by_lines[index] for verdict in verdicts])
             given = np.isfinite(probabilities).all(axis=-1)
+            if not given.any():
+                raise ValueError(f"There is no verdict after {verdicts[0].line_counts[index]} lines to calibrate by.")
             found.append(fit_calibration(probabilities[given], labels[given]))
         temperatures, exponents, biases = (np.array(values) for values in zip(*found, strict=True))
         return cls(temperatures, exponents, biases)

@@ -53,7 +53,12 @@ def _of_run(summary: dict[str, Any]) -> dict[str, Any]:
                 "num_scans": whole["num_scans"],
                 "by_lines": by_lines,
                 "classes": {
-                    lines: {name: {figure: of[f"{figure}_{name}"] for figure in BY_CLASS} for name in names}
+                    lines: {
+                        name: {
+                            figure: of[f"{figure}_{name}"] if of[f"support_{name}"] else None for figure in BY_CLASS
+                        }
+                        for name in names
+                    }
                     for lines, of in by_lines.items()
                     if lines in ("20", "whole")
                 },

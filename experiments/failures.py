@@ -76,14 +76,24 @@ class Streamed:
         return [result.change_line for result in self.results if result.change_line is not None]
 
     @property
+    def pairs(self) -> dict[int, int]:
+        """What was found of which change: each at most once, in the order of the lines, as the metric pairs them."""
+        pairs: dict[int, int] = {}
+        for found in self.found:
+            left = (line for line in sorted(self.changes) if line not in pairs.values())
+            if (near := next((line for line in left if abs(line - found) <= TOLERANCE), None)) is not None:
+                pairs[found] = near
+        return pairs
+
+    @property
     def missed(self) -> list[int]:
         """First lines of new tips that were not found."""
-        return [line for line in self.changes if all(abs(line - found) > TOLERANCE for found in self.found)]
+        return sorted(set(self.changes) - set(self.pairs.values()))
 
     @property
     def false_alarms(self) -> list[int]:
-        """What was found where there is none."""
-        return [found for found in self.found if all(abs(line - found) > TOLERANCE for line in self.changes)]
+        """What was found where there is none, or one that was found before."""
+        return [found for found in self.found if found not in self.pairs]
 
     def change_probability(self, line: int, within: int = TOLERANCE) -> float:
         """The largest that was given when the lines of a new tip that begins near `line` had come."""
@@ -214,6 +224,7 @@ def find_failures(source: ScanSource, arguments: FailureArguments) -> dict[str, 
         ),
         "num_scans": len(streamed),
         "tolerance": TOLERANCE,
+        "judged": sum(scan.verdict is not None and not scan.changes for scan in streamed),
         "wrong": sum(scan.is_wrong for scan in streamed),
         "changes": sum(len(scan.changes) for scan in streamed),
         "missed": sum(len(scan.missed) for scan in streamed),
@@ -224,7 +235,8 @@ def find_failures(source: ScanSource, arguments: FailureArguments) -> dict[str, 
     (folder / FAILURES_FILE).write_text(json.dumps(failures, indent=1) + "\n", encoding="utf-8")
     write_card(folder)
     console.print(
-        f"{len(streamed)} {failures['scans']}: the state of {failures['wrong']} was wrong in the end, "
+        f"{len(streamed)} {failures['scans']}: of the {failures['judged']} whose tip did not change, the state of "
+        f"{failures['wrong']} was wrong in the end, "
         f"{failures['missed']} of {failures['changes']} tip changes were missed, {failures['false_alarms']} found "
         f"where there was none. The worst are in {folder / FAILURES_PICTURE} and in the card.",
     )

@@ -28,14 +28,14 @@ def balanced_accuracy(probabilities: np.ndarray, labels: np.ndarray, weights: np
     Mean recall of the classes, for each row of weights.
 
     Args:
-        probabilities: `[num_scans, num_labels]`.
+        probabilities: `[num_scans, num_labels]`; NaN where there is no verdict, which is never right.
         labels: class indices `[num_scans]`.
         weights: `[num_resamples, num_scans]`. A class without weight is left out of the mean.
 
     Returns:
-        `[num_resamples]`.
+        `[num_resamples]`, NaN where no class is left.
     """
-    hit = probabilities.argmax(axis=1) == labels
+    hit = (probabilities.argmax(axis=1) == labels) & np.isfinite(probabilities).all(axis=1)
     of_class = labels[:, None] == np.arange(probabilities.shape[1])
     support, hits = weights @ of_class, weights @ (of_class & hit[:, None])
     return _mean_over_classes(hits, support)
@@ -45,8 +45,9 @@ def auroc(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) ->
     """
     Macro one-vs-rest area under the ROC curve, for each row of weights; ties count half.
 
-    Args and result as for [`balanced_accuracy`].
+    Args and result as for [`balanced_accuracy`]; where there is no verdict, all classes are as likely.
     """
+    probabilities = np.nan_to_num(probabilities, nan=1 / probabilities.shape[-1])
     areas, pairs = np.zeros((2, len(weights), probabilities.shape[1]))
     for label in range(probabilities.shape[1]):
         order = np.argsort(probabilities[:, label], kind="stable")
@@ -65,7 +66,8 @@ def _mean_over_classes(numerators: np.ndarray, denominators: np.ndarray) -> np.n
     """Mean of the ratios `[num_resamples, num_labels]` over the classes whose denominator is not 0."""
     present = denominators > 0
     ratios = np.divide(numerators, denominators, out=np.zeros_like(numerators), where=present)
-    return ratios.sum(axis=1) / np.maximum(present.sum(axis=1), 1)
+    number = present.sum(axis=1)
+    return np.where(number > 0, ratios.sum(axis=1) / np.maximum(number, 1), np.nan)
 
 
 FIGURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
@@ -75,8 +77,8 @@ FIGURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] =
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of resampled values `[num_resamples]`."""
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """The middle 95 % of resampled values `[num_resamples]`, without those that are NaN."""
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -131,8 +133,6 @@ def figures_by_lines(
         drawn_now = drawn if resampled_after is None or key in resampled_after else drawn[:0]
         for verdict in verdicts:
             probabilities = verdict.whole if key == "whole" else verdict.by_lines[index]
-            # no verdict yet is no better than a guess
-            probabilities = np.nan_to_num(probabilities, nan=1 / probabilities.shape[-1])
             weights = np.vstack([np.ones(len(verdict.groups)), drawn_now[:, np.searchsorted(groups, verdict.groups)]])
             for name, figure in FIGURES.items():
                 values[name].append(figure(probabilities, verdict.labels, weights))

@@ -97,23 +97,46 @@ def check_same_recipe(run: Path, recipe: dict[str, Any], of_fold: dict[str, Any]
         raise ValueError(f"{run}: has {len(members)} members, a fold {len(of_members)}.")
     for member, other in zip(members, of_members, strict=True):
         check_same_recipe(member, read_recipe(member), read_recipe(other))
+    teachers, of_teachers = (len(of.get("teachers") or []) for of in (recipe, of_fold))
+    if teachers != of_teachers:
+        raise ValueError(f"{run}: learned from {teachers} teachers, a fold from {of_teachers}.")
 
 
 def check_folds(run: Path, folds: Sequence[Fold]) -> None:
     """
     Raises `ValueError` for folds that cannot vouch for the model of a run: another recipe, sessions on both sides, an
-    epoch that was chosen on the scans that are reported, or no other fold to be calibrated by.
+    epoch that was chosen on the scans that are reported, other scans for another seed, or no other fold to be
+    calibrated by; and for a run that left scans out.
     """
     recipe = read_recipe(run)
+    split = Split.load(run / SPLIT_FILE)
+    if split.method != "all" or len(split.parts) > 1:
+        raise ValueError(f"{run}: was not trained on every scan; what is shipped is a run with --split all.")
     for fold in folds:
         check_same_recipe(run, recipe, fold.recipe)
         if fold.held_out & fold.trained_on:
             raise ValueError("a fold was trained on scans of a session that it was scored on; use --split sessions.")
         if fold.recipe.get("load_best_model_at_end"):
             raise ValueError("a fold ended with the epoch that was best on its own scans; use the last epoch.")
-    seeds = [fold.summary["seed"] for fold in folds]
-    if alone := [seed for seed in seeds if seeds.count(seed) == 1]:
-        raise ValueError(f"seed {alone[0]} has one fold, whose calibration another would have to give; give two.")
+    for of_seed in (by_seed := group_by_seed(folds)).values():
+        if len(of_seed) == 1:
+            seed = of_seed[0].summary["seed"]
+            raise ValueError(f"seed {seed} has one fold, whose calibration another would have to give; give two.")
+    if len({frozenset(fold.held_out for fold in of_seed) for of_seed in by_seed.values()}) > 1:
+        raise ValueError(f"seeds {', '.join(map(str, by_seed))} have other folds each; give the same folds of all.")
+    if len({json.dumps(scored_on(fold.summary)) for fold in folds}) > 1:
+        raise ValueError("the folds were not scored on the same kind of scans: see eval_labels, eval_complete_scans.")
+
+
+def scored_on(summary: dict[str, Any]) -> dict[str, Any]:
+    """Which scans the figures of a run are of: `labels` and `complete_scans_only`."""
+    return {"labels": summary["labels"]["scored"], "complete_scans_only": summary["complete_scans_only"]}
+
+
+def group_by_seed(folds: Sequence[Fold]) -> dict[int, list[Fold]]:
+    """The folds of each seed, the smallest seed first."""
+    seeds = sorted({fold.summary["seed"] for fold in folds})
+    return {seed: [fold for fold in folds if fold.summary["seed"] == seed] for seed in seeds}
 
 
 def num_folds_wanted(recipe: dict[str, Any]) -> int:
@@ -126,21 +149,21 @@ def num_folds_wanted(recipe: dict[str, Any]) -> int:
 def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
     """Everything that the card says of a model, from the files of its run and of its folds."""
     metric = load_metric()
-    by_seed: dict[int, list[Fold]] = {}
-    for fold in folds:
-        by_seed.setdefault(fold.summary["seed"], []).append(fold)
+    by_seed = group_by_seed(folds)
     plain = [Probabilities.concatenate([fold.verdict for fold in of_seed]) for of_seed in by_seed.values()]
     calibrated = [
         Probabilities.concatenate(cross_calibrated([fold.verdict for fold in of_seed])) for of_seed in by_seed.values()
     ]
     first = calibrated[0]
     names = first.label_names.tolist()
+    counts = np.bincount(first.labels, minlength=len(names)).tolist()
     figures, _ = figures_by_lines(calibrated)
 
     def scores(verdict: Probabilities, key: str) -> dict[str, Any]:
+        given = np.isfinite(verdict.after(key)).all(axis=1)  # of a scan that begins later there is none yet
         return metric.compute(
-            predictions=verdict.after(key),
-            references=verdict.labels,
+            predictions=verdict.after(key)[given],
+            references=verdict.labels[given],
             label_names=names,
             on_missing_class="skip",
         )
@@ -157,17 +180,17 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
             "expected_calibration_error_before": mean(before, "expected_calibration_error"),
             "expected_calibration_error": mean(after, "expected_calibration_error"),
             "expected_calibration_error_by_chance": calibration_error_by_chance(
-                [verdict.after(key) for verdict in calibrated]
+                [of[np.isfinite(of).all(axis=1)] for of in (verdict.after(key) for verdict in calibrated)]
             ),
             "accuracy": mean(after, "accuracy"),
         }
     classes = {
         key: {
             name: {
-                figure: float(np.mean([scores(verdict, key)[f"{figure}_{name}"] for verdict in calibrated]))
+                figure: mean([scores(verdict, key) for verdict in calibrated], f"{figure}_{name}") if count else None
                 for figure in ("precision", "recall", "f1")
             }
-            for name in names
+            for name, count in zip(names, counts, strict=True)
         }
         for key in ("20", "whole")
         if key in figures
@@ -176,11 +199,12 @@ def describe(run: Path, folds: Sequence[Fold]) -> dict[str, Any]:
     return {
         "run": json.loads((run / SUMMARY_FILE).read_text(encoding="utf-8")),
         "label_names": names,
-        "seeds": sorted(by_seed),
+        "seeds": list(by_seed),
         "num_folds": max(len(of_seed) for of_seed in by_seed.values()),
         "num_folds_wanted": num_folds_wanted(folds[0].recipe),
         "num_scans": len(first.labels),
-        "counts": np.bincount(first.labels, minlength=len(names)).tolist(),
+        "counts": counts,
+        "scored_on": scored_on(folds[0].summary),
         "by_lines": by_lines,
         "classes": classes,
         "confusion": scores(first, "whole")["confusion_matrix"],
@@ -216,7 +240,8 @@ def describe_decisions(seeds: Sequence[Sequence[Probabilities]], calibration: Ca
 
     def mean(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
         values = {name: [value for row in rows if (value := row[name]) is not None] for name in rows[0]}
-        return {name: float(np.mean(known)) if known else None for name, known in values.items()}
+        same = {name: rows[0][name] for name in ("alpha", "lines") if name in rows[0]}  # what the row is of
+        return {name: float(np.mean(known)) if known else None for name, known in values.items()} | same
 
     return {
         "alphas": alphas,
@@ -298,6 +323,11 @@ def release(
     check_folds(run, folds)
     description = describe(run, folds) | {"remark": remark}
     config = AutoConfig.from_pretrained(run)
+    classes, of_folds = [config.id2label[label] for label in range(config.num_labels)], description["label_names"]
+    if classes != of_folds:
+        raise ValueError(
+            f"{run}: its classes are {', '.join(classes)}, those of its folds {', '.join(of_folds)}, in that order."
+        )
     if hasattr(config, "next_line_weight"):
         config.next_line_weight = 0.0  # its weights are for training only
     model = AutoModelForImageClassification.from_pretrained(run, config=config)

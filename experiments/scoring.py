@@ -155,7 +155,7 @@ def score_part(
         "by_lines": {},
     }
     for count, of_count in zip(scorer.line_counts, by_lines, strict=True):
-        seen = np.isfinite(of_count).all(axis=-1)
+        seen = last_measured_lines(dataset, count) >= 0
         if seen.any():
             figures["by_lines"][str(count)] = scorer.score(of_count[seen], labels[seen])
     return figures, Probabilities(

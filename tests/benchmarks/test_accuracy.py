@@ -9,6 +9,8 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks import accuracy
 from benchmarks.accuracy import FIGURES, LINE_COUNTS, draw, main
+from benchmarks.readme import accuracy as readme_accuracy
+from benchmarks.readme import accuracy_row
 from experiments.probabilities import Probabilities
 
 NAMES = np.array(["individual_atoms", "asymmetries_dimers", "rows", "generic_defect"])
@@ -166,6 +168,47 @@ def test_what_was_joined_is_told_of_all_members(command, tmp_path):
     assert command("--splits", "random") == 0
     table = (tmp_path / "results" / "accuracy.md").read_text()
     assert "| causal | 1,000 | 2 | – | 9 | – | adamw and muon | 29 |" in table
+    (row,) = read(tmp_path)["results"]
+    assert (row["members"], row["rehearsing_members"], row["machines"]) == (2, 1, [{"device": "x"}])
+    assert "of these among the real ones of 1 of them" in accuracy_row(row)
+
+
+@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.parametrize("place", ["sessions_seed1_fold1", "sessions_seed2_fold0"])
+def test_runs_that_were_trained_in_other_ways_make_no_row(command, tmp_path, capsys, place, here):
+    """As after a trial of one fold with other options, which the launch refuses to repeat with these."""
+    work = tmp_path / "work" / "causal"
+    leave_run(work / "sessions_seed1_fold0", verdicts(2.0, 0, 1), learning_rate=1e-3, seed=1)
+    leave_run(work / place, verdicts(0.5, 1, 1), learning_rate=1.0, seed=2)
+    if not here:  # kept of another machine, before there was a check
+        for folder in work.iterdir():
+            accuracy.keep(folder, tmp_path / "results" / accuracy.KEPT / "causal" / folder.name)
+        shutil.rmtree(work)
+    leave_run(tmp_path / "work" / "cnn" / "sessions_seed1_fold0", verdicts(0.5, 0, 1))
+    assert command("--splits", "sessions") == 1
+    assert [row["model"] for row in read(tmp_path)["results"]] == ["cnn"]
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"sessions_seed1_fold0 and {place} were trained in other ways (learning_rate)" in told or (
+        f"{place} and sessions_seed1_fold0 were trained in other ways (learning_rate)" in told
+    )
+
+
+def test_seeds_with_other_folds_are_told(command, tmp_path):
+    for seed, folds in ((1, (0, 1)), (2, (2, 3, 4))):
+        for fold in folds:
+            leave_run(tmp_path / "work" / "causal" / f"sessions_seed{seed}_fold{fold}", verdicts(1.0, fold, seed))
+    assert command("--splits", "sessions") == 0
+    (row,) = read(tmp_path)["results"]
+    assert "| 2 of 5 (seed 1) and 3 of 5 (seed 2) |" in (tmp_path / "results" / "accuracy.md").read_text()
+    assert "2 of 5 (seed 1) and 3 of 5 (seed 2) folds" in accuracy_row(row)
+    assert "compare them with care" in readme_accuracy(tmp_path / "results")
+
+
+def test_models_that_were_scored_on_other_scans_are_not_compared(command, tmp_path):
+    leave_run(tmp_path / "work" / "causal" / "random_seed1", verdicts(1.0, 0, 1))
+    leave_run(tmp_path / "work" / "cnn" / "random_seed1", verdicts(1.0, 7, 1, num_scans=40))
+    assert command("--splits", "random") == 0
+    assert read(tmp_path)["differences"] == []
 
 
 def test_a_model_is_compared_with_one_whose_runs_are_gone(command, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_scripts.splits import Split, split_indices
+from data_scripts.splits import Split, groups_of, split_indices
 
 quick = settings(deadline=None, derandomize=True, max_examples=25)
 NUM_CLASSES = 3
@@ -207,3 +207,33 @@ class TestFolds:
     def test_more_than_there_are_sessions(self):
         with pytest.raises(ValueError, match="21 folds need as many sessions"):
             split_indices(LABELS, SESSIONS, num_folds=21)
+
+
+class TestExtended:
+    """A split of `class/file`, whose files are sorted anew."""
+
+    SPLIT = Split(
+        parts={"train": ["good/1", "good/2", "double/3", "double/4"], "validation": ["good/5", "double/6"]},
+        sessions={"train": [], "validation": []},
+        counts={},
+        method="random",
+        seed=0,
+        dataset="folder",
+    )
+
+    def parts(self, *scan_ids: str) -> dict[str, set[str]]:
+        names = np.array(scan_ids)
+        groups = groups_of([None] * len(names), names)
+        parts = self.SPLIT.extended(names, groups, np.arange(len(names)) % 2, 0.2, 0.0)
+        return {name: set(names[part].tolist()) for name, part in parts.items()}
+
+    def test_a_scan_that_got_another_class_keeps_its_part(self):
+        """Or it would be held out of a model that starts from one that was trained on it."""
+        parts = self.parts("good/1", "blunt/2", "double/3", "blunt/4", "good/5", "blunt/6")
+        assert parts == {"train": {"good/1", "double/3", "blunt/2", "blunt/4"}, "validation": {"good/5", "blunt/6"}}
+
+    def test_another_scan_of_the_same_file_name_is_new(self):
+        new = [f"blunt/{number}" for number in range(1, 7)]
+        parts = self.parts(*(name for ids in self.SPLIT.parts.values() for name in ids), *new)
+        assert set(self.SPLIT.parts["validation"]) < parts["validation"]
+        assert set().union(*parts.values()) >= set(new)

@@ -35,6 +35,13 @@ class TestOneScan:
         far = scan("a", "generic_defect", [20], found_at={29: (0.9, 24)})
         assert (far.found, far.missed, far.false_alarms) == ([24], [20], [24])
 
+    def test_an_alarm_finds_one_change_and_a_change_is_found_once(self):
+        """As in the metric `tip_change`."""
+        thrice = scan("a", "rows", [20], found_at={21: (0.9, 18), 23: (0.9, 20), 25: (0.9, 22)})
+        assert (thrice.missed, thrice.false_alarms) == ([], [20, 22])
+        twice = scan("a", "rows", [20, 22], found_at={25: (0.9, 21)})
+        assert (twice.missed, twice.false_alarms) == ([22], [])
+
     def test_a_state_is_wrong_in_the_end_or_not_at_all(self):
         assert scan("a", "atoms").is_wrong and not scan("a", "rows").is_wrong
         assert not scan("a", "atoms", [20]).is_wrong  # it had two tips
@@ -73,7 +80,8 @@ def flags(run: Path, *more: str) -> list[str]:
 def test_the_card_shows_what_was_found(run):
     assert main(flags(run, "--num_scans", "12")) == 0
     failures = json.loads((run / "failures.json").read_text())
-    assert failures["num_scans"] == 12 and 0 < failures["wrong"] <= 12
+    assert failures["num_scans"] == 12 and 0 < failures["wrong"] <= failures["judged"] <= 12
+    assert f"of the {failures['judged']} whose tip did not change" in (run / "README.md").read_text()
     assert failures["simulated"] and failures["missed"] <= failures["changes"]
     card = (run / "README.md").read_text()
     assert "12 simulated scans of h-si100 (seed 1009)" in card and "![where it fails](failures.png)" in card

@@ -74,3 +74,20 @@ def test_intervals_are_wide_where_groups_differ_and_drop_what_cannot_be_told():
     low, high = by_item["mean"]["interval"]
     assert 0.3 < low < 0.5 < high < 0.7
     assert by_group["none"] == {"value": None, "interval": None}
+
+
+class TestWhatIsNotThere:
+    def test_a_verdict_that_was_not_given_is_never_right(self):
+        probabilities = np.array([[np.nan, np.nan], [0.9, 0.1], [0.2, 0.8]])
+        labels, weights = np.array([0, 0, 1]), np.ones((1, 3))
+        assert balanced_accuracy(probabilities, labels, weights) == pytest.approx((0.5 + 1) / 2)
+        assert auroc(probabilities, labels, weights) == pytest.approx(1.0)
+
+    def test_one_class_has_no_area_and_does_not_widen_the_interval(self):
+        """Of sessions of one class each, some resamples have that class alone."""
+        labels = np.arange(9) // 3
+        perfect = np.eye(3)[labels]
+        weights = session_weights(labels.astype(str), 200)
+        areas = auroc(perfect, labels, weights)
+        assert np.isnan(areas).any() and set(areas[np.isfinite(areas)]) == {1.0}
+        assert interval(areas) == (1.0, 1.0)

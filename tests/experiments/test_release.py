@@ -34,25 +34,30 @@ NUM_SCANS = 90
 def summary(seed: int) -> dict:
     return {
         "model_type": "scanline_causal", "num_parameters": 12, "dataset": "hsi100",
-        "seed": seed, "epochs": 3.0, "steps": 30, "machine": {"device": "CPU"}, "labels": {"train": "majority"},
+        "seed": seed, "epochs": 3.0, "steps": 30, "machine": {"device": "CPU"},
+        "labels": {"train": "majority", "scored": "unanimous"}, "complete_scans_only": True,
         "split": {"counts": {"train": {"atoms": 10, "rows": 20, "defect": 30}}},
     }  # fmt: skip
 
 
-def leave_fold(folder: Path, fold: int, **changes) -> Path:
+def leave_fold(folder: Path, fold: int, seed: int = 42, silent: int = 0, names: list[str] = NAMES, **changes) -> Path:
+    """A run of which `silent` scans have no verdict after 20 lines."""
     rng = np.random.default_rng(fold)
     labels = rng.permutation(np.arange(NUM_SCANS) % 3)
     told = 4 * np.array([0.2, 1.0])[:, None, None] * np.eye(3)[labels] + 2 * rng.standard_normal((2, 90, 3))
     scores = np.exp(2 * told)  # too sure
     scores /= scores.sum(axis=-1, keepdims=True)
+    scores[0, :silent] = np.nan
     scan_ids = np.array([f"scan {fold}.{number}" for number in range(NUM_SCANS)])
     groups = np.array([f"session {fold}.{number % 3}" for number in range(NUM_SCANS)])
     folder.mkdir(parents=True)
-    Probabilities(scan_ids, groups, labels, np.array(NAMES), np.array([20, 128]), scores, scores[1]).save(folder)
+    Probabilities(scan_ids, groups, labels, np.array(names), np.array([20, 128]), scores, scores[1]).save(folder)
     sessions = {"validation": sorted(set(groups)), "train": changes.pop("trained_on", ["session 9.9"])}
     parts = {"validation": scan_ids.tolist(), "train": ["other"]}
     Split("sessions", 0, "hsi100", parts, sessions).save(folder / "split.json")
-    (folder / "summary.json").write_text(json.dumps(summary(42)))
+    told = summary(seed)
+    told["labels"]["scored"] = changes.pop("scored", told["labels"]["scored"])
+    (folder / "summary.json").write_text(json.dumps(told))
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "num_folds": 3, "fold": fold, **changes}))
     return folder
 
@@ -244,7 +249,10 @@ def test_the_recipes_of_teachers_travel_along(run, tmp_path):
     told["labels"] |= {"teachers": 2, "teacher_share": 0.5, "by_teachers": 12}
     (run / "summary.json").write_text(json.dumps(told))
     # each fold has teachers of its own
-    folds = [leave_fold(tmp_path / f"fold{fold}", fold, **taught, teachers=[f"of{fold}"]) for fold in range(2)]
+    folds = [
+        leave_fold(tmp_path / f"fold{fold}", fold, **taught, teachers=[f"of{fold}", f"more of{fold}"])
+        for fold in range(2)
+    ]
     assert publish(run, *folds) == 0
     hub = tmp_path / "hub" / "scanline-x"
     assert json.loads((hub / "release.json").read_text())["teachers"] == [
@@ -314,6 +322,43 @@ def test_the_recipes_travel_without_paths(run, tmp_path):
         str(tmp_path) in path.read_text() for path in hub.iterdir() if path.suffix not in (".safetensors", ".png")
     )
     assert "trained on 60 simulated scans" in (hub / "README.md").read_text()
+
+
+def test_three_seeds_are_told_as_three(run, tmp_path):
+    folds = [
+        leave_fold(tmp_path / f"fold{fold}_{seed}", fold, seed, silent=2) for seed in (44, 42, 43) for fold in range(2)
+    ]
+    assert publish(run, *folds) == 0
+    hub = tmp_path / "hub" / "scanline-x"
+    described = json.loads((hub / "release.json").read_text())
+    assert described["seeds"] == [42, 43, 44]
+    assert [row["alpha"] for row in described["decisions"]["early"]] == [0.02, 0.05, 0.1, 0.15, 0.2]
+    assert [row["lines"] for row in described["decisions"]["fixed"]] == [20, 128]
+    card = (hub / "README.md").read_text()
+    assert "2 of 3 folds of whole sessions, seeds 42, 43, 44" in card and "By session, whole scans, seed 42" in card
+    assert "What it said of whole scans, seed 42," in card and "180 complete scans with unanimous labels" in card
+
+
+def test_folds_that_differ_are_not_put_together(run, tmp_path, caplog):
+    def refused(*folds: Path) -> str:
+        caplog.clear()
+        assert publish(run, *folds) == 2
+        return caplog.text
+
+    plain = [leave_fold(tmp_path / f"fold{fold}", fold) for fold in range(2)]
+    of_43 = [leave_fold(tmp_path / f"fold{fold}_43", fold, 43) for fold in (1, 2)]
+    assert "seeds 42, 43 have other folds each" in refused(*plain, *of_43)
+    by_majority = leave_fold(tmp_path / "by_majority", 1, scored="majority")
+    assert "not scored on the same kind of scans" in refused(plain[0], by_majority)
+    turned = [leave_fold(tmp_path / f"turned{fold}", fold, names=NAMES[::-1]) for fold in range(2)]
+    assert "the same label_names" in refused(plain[0], turned[1])
+    turned_43 = [leave_fold(tmp_path / f"turned{fold}_43", fold, 43, names=NAMES[::-1]) for fold in range(2)]
+    assert "the same label_names, in the same order" in refused(*plain, *turned_43)
+    assert "its classes are atoms, rows, defect, those of its folds defect, rows, atoms" in refused(*turned)
+    taught = [leave_fold(tmp_path / f"taught{fold}", fold, teachers=["one"]) for fold in range(2)]
+    assert "learned from 0 teachers, a fold from 1" in refused(*taught)
+    Split("sessions", 0, "hsi100", {"train": ["other"], "validation": ["scan"]}).save(run / "split.json")
+    assert "was not trained on every scan" in refused(*plain)
 
 
 @pytest.mark.parametrize(
