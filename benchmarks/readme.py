@@ -154,7 +154,8 @@ def live(results: Path) -> str:
     times = streaming["times"]["stream"].values()
     median, late = (max(of_range[name] for of_range in times) for name in ("median_ms", "p99_ms"))
     early = next(rule for rule in release["decisions"]["early"] if rule["alpha"] == ALPHA)
-    scans = f"{release['num_scans']} scans, {release['num_folds']} folds of sessions, seed {release['seeds'][0]}"
+    seeds = f"seed{'s' * (len(release['seeds']) > 1)} {', '.join(map(str, release['seeds']))}"
+    scans = f"{release['num_scans']} scans, {release['num_folds']} folds of sessions, {seeds}"
     by_lines = release["by_lines"]
     rows = [
         (

@@ -2,7 +2,8 @@
 What pre-training on simulated scans is worth on real ones.
 
 A model is trained on simulated scans only and scored on the real validation part (no real label used). Then models are
-trained on a share of the real training labels, once from that model and once from nothing, everything else the same.
+trained on a share of the real training labels, in as many epochs once from that model, with the learning rate of
+fine-tuning, and once from nothing, with that of the recipe; everything else is the same.
 
     python -m benchmarks.transfer --data_dir path/to/SPM-Toolbox --work_dir runs/transfer
 
@@ -94,7 +95,8 @@ def render(result: dict[str, Any]) -> str:
         f"Balanced accuracy / AUROC on {scans} real scans (split by {result['split']['method']}, seed "
         f"{result['split']['seed']}; {result['labels']['scored']} labels, complete scans; seed {result['seed']}), "
         f"recipe `{result['recipe']}`, last epoch. Pre-training: {result['simulated_scans']} simulated scans, "
-        f"{result['pretraining_epochs']} epochs.",
+        f"{result['pretraining_epochs']} epochs. From there on a learning rate of "
+        f"{result['fine_tuning_learning_rate']:g}, from nothing that of the recipe.",
         "",
         "| real labels | scans | epochs | from nothing | from simulation |",
         "|---|---|---|---|---|",
