@@ -40,7 +40,7 @@ from configuration import (
     parse_arguments,
     resolved_recipe,
 )
-from configuration.arguments import MODEL_CONFIGS
+from configuration.arguments import LIBRARY_PREFIX, MODEL_CONFIGS
 from experiments.card import write_card
 from experiments.data import Data, check_start, find_split_file, load_data
 from experiments.ensemble import check_members, describe_member, join
@@ -197,6 +197,12 @@ def load_model(source: str, **changes: Any) -> Any:
     return model
 
 
+def name_of(model: Any) -> str:
+    """What `--model` calls it."""
+    ours = (name for name, config_class in MODEL_CONFIGS.items() if type(model.config) is config_class)
+    return next(ours, f"{LIBRARY_PREFIX}{model.config.model_type}")
+
+
 def find_classes(arguments: ModelArguments) -> list[str]:
     """The classes of the model that is applied or trained further, in its order; none for a new model."""
     if not arguments.sources:
@@ -342,6 +348,7 @@ def run(
     # model
     with explained("model"):
         model, processor = build_model(model_arguments, data_arguments, data, training_arguments.do_train)
+        model_arguments.model = name_of(model)  # of what was loaded, whatever was asked for beside it
 
     recipe = resolved_recipe(model_arguments, data_arguments, training_arguments)
     if checkpoint is not None:  # before anything is written into its folder

@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from data_scripts.simulation import TIP_STATES
 from experiments.probabilities import Probabilities
+from experiments.run_folder import read_recipe
 from modeling_scanline import ScanlineImageProcessor
 from run_classification import main
 
@@ -180,6 +181,13 @@ def test_files_of_a_folder_are_classified_and_broken_ones_skipped(finished_run, 
     assert [row["scan_id"] for row in rows] == ["deep/two.png", "one.png"]
     assert all(abs(sum(float(row[name]) for name in ("rows", "columns", "diagonals")) - 1) < 1e-3 for row in rows)
     assert "broken.png" in caplog.text
+
+
+def test_the_recipe_names_the_model_that_was_loaded(finished_run, scans, tmp_path):
+    """Not the one that stood beside it, in a recipe for instance."""
+    flags = {"model_name_or_path": finished_run, "do_train": True, "num_train_epochs": 1, "config_overrides": "{}"}
+    assert main(arguments(scans, tmp_path / "run", "vit", **flags)) == 0
+    assert read_recipe(tmp_path / "run")["model"] == "causal"
 
 
 def test_a_model_is_scored_on_all_scans_that_it_has_not_seen(finished_run, scans, tmp_path, capsys):
