@@ -50,7 +50,7 @@ NAMES = {
     "lrcn": "LRCN as published, trained here",
     "lrcn_small": "LRCN as published, every tenth line, trained here",
     "cnn": "CNN as published, for whole scans, trained here",
-    "cnn_padding": "the same, on partial scans too, trained here",
+    "cnn_padding": "CNN as published, but on partial scans too, trained here",
     "library_vit": "the library's ViT, trained here",
     "library_convnext": "the library's ConvNeXt, trained here",
 }
@@ -120,7 +120,7 @@ def accuracy_row(row: dict[str, Any]) -> str:
         scored.append(f"{folds_of(row)} folds")
     seeds = list(row["folds_by_seed"])
     start = {None: "", UNKNOWN: " from other weights"}.get(row["start"], f" after {row['start']} scans")
-    some = f" of {row['rehearsing_members']} of them" if row.get("members") else ""
+    some = f" for {row['rehearsing_members']} of the models" if row.get("members") else ""
     rehearsed = f", {row['rehearsed']:,} of these among the real ones{some}" if row.get("rehearsed") else ""
     taught = f", learning from {row['teachers']} teachers" if row.get("teachers") else ""
     joined = f"{row['members']} models, joined: " if row.get("members") else ""

@@ -170,7 +170,7 @@ def test_what_was_joined_is_told_of_all_members(command, tmp_path):
     assert "| causal | 1,000 | 2 | – | 9 | – | adamw and muon | 29 |" in table
     (row,) = read(tmp_path)["results"]
     assert (row["members"], row["rehearsing_members"], row["machines"]) == (2, 1, [{"device": "x"}])
-    assert "of these among the real ones of 1 of them" in accuracy_row(row)
+    assert "of these among the real ones for 1 of the models" in accuracy_row(row)
 
 
 @pytest.mark.parametrize("here", [True, False])
