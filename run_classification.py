@@ -77,6 +77,10 @@ FOUND_AFTER_TRAINING = (
     *CALIBRATION_ENTRIES,
     "familiarity_mean", "familiarity_whitening", "familiarity_lines", "familiarity_thresholds",
 )  # fmt: skip
+NOTHING_ASKED = (
+    "run_classification.py: error: say what to do: --config configuration/recipes/quickstart.yaml trains on simulated "
+    "scans, --config causal_small --dataset folder --data_dir scans/ on yours; --help explains every option."
+)
 MAX_TRAIN_SCORED = 2000  # training scans that are scored at the end, evenly from all
 BAD_INPUT = (ValueError, OSError, RuntimeError, StrictDataclassError, SafetensorError)
 
@@ -195,6 +199,15 @@ def load_model(source: str, **changes: Any) -> Any:
             "--model_name_or_path."
         )
     return model
+
+
+def find_normalization(arguments: ModelArguments) -> str:
+    """That of the processor of the model that is applied or trained further; `line` for a new one."""
+    processor = None
+    for source in arguments.sources[:1]:
+        with contextlib.suppress(OSError, ValueError, ImportError):  # weights of the library may have none
+            processor = AutoImageProcessor.from_pretrained(source)
+    return processor.normalization if isinstance(processor, ScanlineImageProcessor) else "line"
 
 
 def name_of(model: Any) -> str:
@@ -331,6 +344,8 @@ def run(
     if needs_data:
         with explained("data"):
             split_file = find_split_file(data_arguments, next(iter(model_arguments.sources), None))
+        with explained("model"):
+            data_arguments.normalization = data_arguments.normalization or find_normalization(model_arguments)
         # of a model that is trained on, with scans that there may be since; a split that was asked for is as it is
         extend = training_arguments.do_train and data_arguments.split_file is None
         if checkpoint is not None and (folder / SPLIT_FILE).is_file():
@@ -457,6 +472,9 @@ def run(
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    if not (sys.argv[1:] if argv is None else argv):
+        print(NOTHING_ASKED, file=sys.stderr)
+        return 2
     try:
         model_arguments, data_arguments, training_arguments = parse_arguments(argv)
         if training_arguments.local_process_index > 0:

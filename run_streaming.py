@@ -134,8 +134,9 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
     limits = Limits(scans=arguments.max_scans, idle_s=arguments.idle)
     about = {"model": str(arguments.model), "labels": first.labels, "alpha": arguments.alpha}
-    say(f"Serving at http://127.0.0.1:{arguments.port}, described at /docs; Ctrl-C ends.")
-    serve(ScanSessions(another, arguments.output_dir or HERE, limits), about, arguments.port)
+    told = f"Serving at http://127.0.0.1:{arguments.port}, described at /docs; Ctrl-C ends."
+    sessions = ScanSessions(another, arguments.output_dir or HERE, limits)
+    serve(sessions, about, arguments.port, ready=lambda: say(told))
     return 0
 
 

@@ -28,6 +28,7 @@ MODEL_CONFIGS = {
     "lrcn": ScanlineLRCNConfig,
 }
 LIBRARY_PREFIX = "transformers:"
+OF_USERS = ("folder", "manifest", "npz")  # datasets whose scans may be higher or wider than long
 LOSS_ENTRIES = ("class_weights", "label_smoothing")  # what the project's loss reads from a configuration
 LOWER_IS_BETTER = ("loss", "expected_calibration_error")  # of the figures that an epoch may be chosen by
 MUON = "muon"
@@ -52,7 +53,9 @@ def read_overrides(given: dict[str, Any] | str | None) -> dict[str, Any]:
     try:
         overrides = json.loads(given) if isinstance(given, str) else given or {}
     except json.JSONDecodeError as error:
-        raise ConfigurationError(f"--config_overrides: not JSON ({error}).") from error
+        raise ConfigurationError(
+            f"--config_overrides: not JSON ({error}). Give it as '{{\"num_hidden_layers\": 2}}'."
+        ) from error
     if not isinstance(overrides, dict):
         raise ConfigurationError(f"config_overrides must map names to values, got {overrides!r}.")
     return overrides
@@ -133,12 +136,13 @@ class DataArguments(ScanSource):
 
     _argument_group_name = "data"
 
-    normalization: str = field(
-        default="line",
+    normalization: str | None = field(
+        default=None,
         metadata={
             "help": "Heights to mean 0 and standard deviation 1: of each line, of each line after taking out a "
             "straight line (flat_line, for heights as the microscope measures them), of the scan as a whole "
-            "(global), or not at all (none).",
+            "(global), or not at all (none). By default what the weights that are started from or applied were "
+            "trained with, and line for new ones.",
             "choices": list(NORMALIZATIONS),
         },
     )
@@ -171,8 +175,12 @@ class DataArguments(ScanSource):
         default="unanimous",
         metadata={"help": "Labels to score on.", "choices": ["unanimous", "majority"]},
     )
-    eval_complete_scans: bool = field(
-        default=True, metadata={"help": "Score only scans with at least as many lines as pixels per line."}
+    eval_complete_scans: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Score only scans with at least as many lines as pixels per line, as published; by default so for "
+            "the datasets that come with the project, and not for scans of your own (folder, manifest, npz)."
+        },
     )
     split: str = field(
         default="sessions",
@@ -256,6 +264,8 @@ class DataArguments(ScanSource):
     )
 
     def __post_init__(self) -> None:
+        if self.eval_complete_scans is None:
+            self.eval_complete_scans = self.dataset not in OF_USERS
         if isinstance(self.class_weights, str) and self.class_weights[:1] in "[{":
             try:
                 self.class_weights = json.loads(self.class_weights)

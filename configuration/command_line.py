@@ -90,10 +90,12 @@ def parse_arguments(
     parser.add_argument("--config", metavar="RECIPE", help="Recipe: a YAML file, or the name of one that comes along.")
     path = parser.parse_known_args(argv)[0].config
     recipe = {} if path is None else read_recipe(path)
+    optional = [action.dest for action in parser._actions if action.default is None]
     parser.set_defaults(**recipe)
     values = vars(parser.parse_args(argv))
     for action in parser._actions:  # argparse checks flags, but not the defaults that a recipe has set
-        if action.dest in recipe and action.choices and values[action.dest] not in action.choices:
+        left_open = values.get(action.dest) is None and action.dest in optional
+        if action.dest in recipe and action.choices and values[action.dest] not in action.choices and not left_open:
             raise ConfigurationError(
                 f"{action.dest} must be one of {', '.join(map(str, action.choices))}, got {values[action.dest]!r}."
             )

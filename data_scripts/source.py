@@ -212,6 +212,9 @@ def read_folder(
     """
     folder = Path(folder)
     lines, names = [], []
+    if not folder.is_dir():
+        what = "is a file; give the folder that it is in" if folder.exists() else "there is no such folder"
+        raise ScanReadError(f"{folder}: {what}.")
     num_skipped = 0
     for path in readable_files(folder):
         try:

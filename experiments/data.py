@@ -73,7 +73,7 @@ def load_data(
     """
     # before they are resampled, as the processor does; what was exported has been resampled
     flatten = arguments.normalization == "flat_line" and arguments.dataset != EXPORTED
-    normalization = "line" if flatten else arguments.normalization
+    normalization = "line" if flatten else arguments.normalization or "line"
     scans = arguments.load(flatten=flatten)
     names = scans.features["label"].names
     only_some = only_scored and set(names) < set(classes)
@@ -128,9 +128,11 @@ def load_data(
             continue
         scored = is_labelled(eval_labels[part]) & (complete[part] | (not arguments.eval_complete_scans))
         if not scored.any():
+            labelled = int(is_labelled(eval_labels[part]).sum())
+            too_few = " has as many lines as pixels per line: add --eval_complete_scans false" if labelled else ""
             raise ValueError(
-                f"the {name} part has no scan to score: none of its {len(part)} scans is "
-                f"{'complete and ' if arguments.eval_complete_scans else ''}labelled ({arguments.eval_labels})."
+                f"the {name} part has no scan to score: {labelled} of its {len(part)} scans have a label "
+                f"({arguments.eval_labels}){f', and none of these{too_few}' if too_few else ''}."
             )
         indices[name] = part[scored]
         datasets_by_part[name] = ScanDataset(take(part[scored]), eval_labels[part[scored]], normalization)

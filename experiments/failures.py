@@ -206,13 +206,17 @@ def find_failures(source: ScanSource, arguments: FailureArguments) -> dict[str, 
     scans = source.load(flatten=streamer.processor.normalization == "flat_line")
     names = scans.features["label"].names
     if sorted(names) != sorted(labels):
-        raise ValueError(f"{folder}: tells {', '.join(labels)}, and the dataset has {', '.join(names)}.")
+        raise ValueError(
+            f"{folder}: tells {', '.join(labels)}, and the scans of --dataset {source.dataset} are of "
+            f"{', '.join(names)}: give --dataset and --data_dir of scans of its classes."
+        )
     places = choose_scans(folder, scans, source, arguments.max_scans)
     with one_thread():
         streamed = stream(streamer, scans, places, source.max_lines)
     worst = choose_worst(streamed, labels)
     if not worst:
-        raise ValueError(f"{folder}: makes no mistake on these {len(streamed)} scans; give more.")
+        console.print(f"{folder}: makes no mistake on these {len(streamed)} scans; give more to see any.")
+        return {}
     simulated = source.dataset == "simulated"
     failures = {
         "dataset": source.dataset,

@@ -287,12 +287,29 @@ def make_app(sessions: ScanSessions, about: dict[str, Any]) -> Any:
     return app
 
 
-def serve(sessions: ScanSessions, about: dict[str, Any], port: int) -> None:
-    """Serves on loopback until it is stopped; raises `OSError` if the port is taken, `ImportError` without FastAPI."""
-    import uvicorn  # an extra
+def serve(sessions: ScanSessions, about: dict[str, Any], port: int, ready: Callable[[], None]) -> None:
+    """
+    Serves on loopback until it is stopped.
 
+    Args:
+        sessions: the scans.
+        about: what `GET /` says of the model.
+        port: on 127.0.0.1.
+        ready: called when nothing more stands in the way.
+
+    Raises:
+        OSError: if the port is taken.
+        ImportError: without FastAPI.
+    """
+    try:
+        import uvicorn  # an extra
+
+        app = make_app(sessions, about)
+    except ImportError as error:
+        raise ImportError(f"{error}: in Scanline's folder: pip install -e '.[live]'") from error
     try:
         socket.create_server(("127.0.0.1", port)).close()  # uvicorn does not raise if it cannot, it exits
-        uvicorn.run(make_app(sessions, about), host="127.0.0.1", port=port, log_level="warning")
+        ready()
+        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
     finally:
         sessions.end_all()

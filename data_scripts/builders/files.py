@@ -25,6 +25,11 @@ class ClassFolders(ScanBuilder):
             raise ScanReadError(f"dataset folder needs data_dir: a folder of class folders, got {self.root}.")
         files = readable_files(self.root, "*/**/*")
         if not files:
+            if lying := readable_files(self.root, "*"):
+                raise ScanReadError(
+                    f"{self.root}: its {len(lying)} scans lie directly in it. Put them into folders in it, one a "
+                    "class, or name them in a table (dataset manifest)."
+                )
             raise ScanReadError(f"{self.root}: no class folder with a scan ({', '.join(sorted(READERS))}).")
         return files
 
@@ -95,9 +100,11 @@ class Manifest(ScanBuilder):
             needed[session_column] = "session_column"
         for column, option in needed.items():
             if column not in table.columns:
-                raise ScanReadError(
-                    f"{manifest}: has no column {column!r} ({option}); it has {', '.join(map(str, table.columns))}."
-                )
+                has = ", ".join(map(str, table.columns))
+                advice = f"name it: --{option} COLUMN"
+                if len(table.columns) == 1 and ";" in has:
+                    advice = "columns are parted by commas, not by semicolons"
+                raise ScanReadError(f"{manifest}: has no column {column!r} ({option}); it has {has}: {advice}.")
         empty = table[path_column].isna()
         if empty.any():
             raise ScanReadError(f"{manifest}: row {int(empty.to_numpy().argmax()) + 1} names no file.")

@@ -71,6 +71,8 @@ def read_scan(path: str | Path, channel: str | None = None, direction: str = "fo
         shown = os.fsencode(path).decode(errors="backslashreplace")
         raise ScanReadError(f"{shown}: its name is not in UTF-8. Rename it.") from None
     reader = READERS.get(path.suffix.lower())
+    if reader is None and path.is_dir():
+        raise ScanReadError(f"{path}: is a folder; give the files in it, as {path}/*.sxm.")
     if reader is None:
         raise ScanReadError(
             f"{path}: no reader for files ending in {path.suffix!r}; known are {', '.join(sorted(READERS))}."

@@ -289,13 +289,19 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
 
     def decision_threshold(self, alpha: float) -> float:
         """The threshold for an error of at most `alpha`; raises `ValueError` where there is none."""
-        within = [place for place, stated in enumerate(self.decision_alphas or []) if stated <= alpha]
-        if not 0 < alpha < 1 or not within:
-            known = (
-                f"from {self.decision_alphas[0]} on" if self.decision_alphas else "of no size, as nothing is stored"
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha is an error between 0 and 1, as 0.1 for 10 %, got {alpha}.")
+        if self.decision_alphas is None or self.decision_thresholds is None:
+            raise ValueError(
+                f"No threshold is known for alpha={alpha}: this model has none, as they come from cross-validation "
+                "when a model is released (experiments.release). Leave alpha out."
             )
-            raise ValueError(f"No threshold is known for alpha={alpha}: this model can bear out errors {known}.")
-        assert self.decision_thresholds is not None  # validated beside the alphas
+        within = [place for place, stated in enumerate(self.decision_alphas) if stated <= alpha]
+        if not within:
+            raise ValueError(
+                f"No threshold is known for alpha={alpha}: this model can bear out errors from "
+                f"{self.decision_alphas[0]} on."
+            )
         return float(self.decision_thresholds[within[-1]])
 
 

@@ -121,7 +121,7 @@ def test_a_dataset_of_other_states_is_refused(run, tmp_path, capsys):
     place = own_scans(tmp_path / "scans")
     (place / "rows").rename(place / "stripes")
     assert main(flags(run, "--dataset", "folder", "--data_dir", str(place))) == 2
-    assert "and the dataset has" in " ".join(capsys.readouterr().err.split())
+    assert "and the scans of --dataset folder are of" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_model_without_a_verdict_at_every_line_is_refused(tmp_path, capsys):

@@ -10,6 +10,7 @@ class TestCheckModel:
     def here(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "runs" / "one").mkdir(parents=True)
+        (tmp_path / "runs" / "one" / "config.json").write_text("{}")
 
     @pytest.mark.parametrize(
         "name", ["runs/two", "runs/a/b", "./somebody/model", "/somebody/model", "~/model", "no model"]
@@ -17,6 +18,10 @@ class TestCheckModel:
     def test_a_folder_that_is_not_there(self, name):
         with pytest.raises(ValueError, match=r"there is no folder .* with a model here"):
             check_model(name)
+
+    def test_a_folder_without_a_model(self):
+        with pytest.raises(ValueError, match=r"runs holds no model: it has no config\.json"):
+            check_model("runs")
 
     @pytest.mark.parametrize("name", ["runs/one", "somebody/model", "model"])
     def test_what_is_there_or_may_be_on_the_hub(self, name):

@@ -325,10 +325,20 @@ def test_a_signal_ends_the_scans_that_are_open(model, lines, tmp_path):
     assert (tmp_path / "open.tip.png").is_file()
 
 
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
+def test_without_the_extra_it_says_what_to_install_and_nothing_else(sessions, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    told: list[str] = []
+    with pytest.raises(ImportError, match=rf"{missing}.*pip install -e '\.\[live\]'"):
+        serve(sessions, {}, 1, lambda: told.append("ready"))
+    assert not told
+
+
 def test_it_listens_on_loopback_only(sessions):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    threading.Thread(target=serve, args=(sessions, {}, port), daemon=True).start()
+    told: list[str] = []
+    threading.Thread(target=serve, args=(sessions, {}, port, lambda: told.append("ready")), daemon=True).start()
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -338,6 +348,7 @@ def test_it_listens_on_loopback_only(sessions):
         except OSError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+    assert told == ["ready"]
     others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)} - {"127.0.0.1", "::1"}
     for address in (each for each in others if not each.startswith("127.")):
         with pytest.raises(OSError), socket.create_connection((address, port), timeout=1):

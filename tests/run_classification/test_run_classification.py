@@ -183,6 +183,33 @@ def test_files_of_a_folder_are_classified_and_broken_ones_skipped(finished_run, 
     assert "broken.png" in caplog.text
 
 
+def test_scans_that_are_longer_than_high_are_scored_all_the_same(scans, tmp_path, capsys):
+    """As many microscopes take them; those of the project's datasets are scored as published."""
+    with np.load(scans) as stored:
+        longer = tmp_path / "longer.npz"
+        np.savez(longer, **{**stored, "images": stored["images"][:, :12]})
+    flags = {"do_train": True, "do_eval": True, "num_train_epochs": 1}
+    assert main(arguments(longer, tmp_path / "run", **flags)) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["validation"]["whole"]["num_scans"] > 0 and summary["complete_scans_only"] is False
+    assert main(arguments(longer, tmp_path / "other", **flags, eval_complete_scans=True)) == 2
+    assert "none of these has as many lines as pixels per line: add --eval_complete" in capsys.readouterr().err
+
+
+def test_scans_are_normalized_as_the_model_was_trained(scans, tmp_path):
+    run = tmp_path / "run"
+    assert main(arguments(scans, run, do_train=True, num_train_epochs=1, normalization="flat_line")) == 0
+    assert main(arguments(scans, tmp_path / "scored", do_eval=True, model_name_or_path=run)) == 0
+    flags = {"do_train": True, "num_train_epochs": 1, "model_name_or_path": run, "config_overrides": "{}"}
+    assert main(arguments(scans, tmp_path / "more", **flags)) == 0
+    assert read_recipe(tmp_path / "more")["normalization"] == "flat_line"
+
+
+def test_nothing_asked_for_is_no_run_of_hours(capsys):
+    assert main([]) == 2
+    assert "say what to do" in capsys.readouterr().err
+
+
 def test_the_recipe_names_the_model_that_was_loaded(finished_run, scans, tmp_path):
     """Not the one that stood beside it, in a recipe for instance."""
     flags = {"model_name_or_path": finished_run, "do_train": True, "num_train_epochs": 1, "config_overrides": "{}"}

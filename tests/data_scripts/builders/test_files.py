@@ -65,8 +65,10 @@ class TestClassFolders:
                 load("folder", data_dir)
 
     def test_no_class_folder(self, tmp_path, load, draw):
-        draw(tmp_path / "a.png")
         with pytest.raises(ScanReadError, match="no class folder with a scan"):
+            load("folder", tmp_path)
+        draw(tmp_path / "a.png")
+        with pytest.raises(ScanReadError, match="its 1 scans lie directly in it"):
             load("folder", tmp_path)
 
 
