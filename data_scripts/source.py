@@ -119,8 +119,13 @@ def load_scans(source: ScanSource, streaming: bool = False, flatten: bool = Fals
     )
     if streaming:
         return builder.as_streaming_dataset(split="train")
+    prepared_before = Path(builder.cache_dir).is_dir()
+    if not prepared_before:
+        builder.left_out.unlink(missing_ok=True)  # of an attempt that was stopped
     _prepare(builder, source.preprocessing_num_workers)
     builder.check_number()
+    if prepared_before:
+        builder.tell_left_out()
     scans = builder.as_dataset(split="train")
     builder.check_names(scans)
     return scans

@@ -117,7 +117,7 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
     OPTIONS: tuple[str, ...] = ()  # fields of ScanSource, beside the size of the lines, that decide what it holds
     CODE: tuple[ModuleType, ...] = ()  # modules beside this one and the builder's own that do
     config: ScanConfig
-    num_processes = 1  # that prepare the dataset at once
+    num_processes = 0  # that prepare the dataset at once; none for a stream, which keeps nothing
 
     def __init__(self, *args: Any, data_dir: str | None = None, **kwargs: Any):
         self.root = None if data_dir is None else Path(data_dir).expanduser().resolve()
@@ -183,6 +183,20 @@ class ScanBuilder(datasets.ArrowBasedBuilder):
             raise self._no_scan()
         if self.skipped:
             logger.warning("%d files could not be read and are not in the dataset.", len(self.skipped))
+            if self.num_processes:
+                with self.left_out.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.writelines(f"{path}\n" for path in self.skipped)
+
+    @property
+    def left_out(self) -> Path:
+        """Where the files that could not be read are listed, beside the dataset that was prepared without them."""
+        return Path(f"{self.cache_dir}.left_out.txt")
+
+    def tell_left_out(self) -> None:
+        """Says which files a dataset that was prepared before is without: it is read again, they are not."""
+        if self.left_out.is_file():
+            paths = sorted(set(self.left_out.read_text(encoding="utf-8").splitlines()))
+            logger.warning("%d files could not be read and are not in the dataset, %s for one.", len(paths), paths[0])
 
     def check_number(self) -> None:
         """Raises `ScanReadError` if what was prepared holds no scan: of several processes none knows."""

@@ -122,6 +122,12 @@ class TestManifest:
         with caplog.at_level(logging.WARNING):
             assert len(load("manifest", path)) == 1
         assert "lost.png: there is no such file" in caplog.text and "1 files could not be read" in caplog.text
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):  # prepared already: who trains must not miss what who looked was told
+            assert len(load("manifest", path)) == 1
+        assert (
+            "1 files could not be read and are not in the dataset" in caplog.text and "lost.png for one" in caplog.text
+        )
 
     @pytest.mark.parametrize(
         ("columns", "reason"),
