@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from configuration import ConfigurationError, DataArguments
 from data_scripts.scan_dataset import ScanDataset
 from data_scripts.source import read_folder
 from modeling_scanline import ScanlineImageProcessor
+from modeling_scanline.familiarity_scanline import FamiliarityMeter
 
 from .data import Data
 from .scoring import split_outputs
@@ -44,6 +46,33 @@ def choose_scans(
     return validation, data.scan_ids["validation"], validation.labels.numpy()  # type: ignore[union-attr]
 
 
+def find_unfamiliarities(dataset: ScanDataset, config: Any, batch_size: int = 256) -> np.ndarray | None:
+    """
+    How far whole scans are from those of training, as a stream without tip changes says at their end.
+
+    Args:
+        dataset: the scans.
+        config: of the model.
+        batch_size: scans at once.
+
+    Returns:
+        `[num_scans]`, more than 1 for scans unlike those of training, NaN where there are too few lines; `None` for a
+        model that cannot tell.
+    """
+    if not getattr(config, "familiarity_mean", None):
+        return None
+    found = []
+    lines = ScanDataset(dataset.lines, None, "line")
+    for places in torch.arange(len(lines)).split(batch_size):
+        batch = lines.__getitems__(places.tolist())
+        values, measured = batch["pixel_values"].numpy(), batch["attention_mask"].numpy().astype(bool)
+        meter = FamiliarityMeter(config, len(places))
+        for line in range(values.shape[1]):
+            ratios = meter.update(values[:, line], measured[:, line])
+        found.append(ratios)
+    return np.concatenate(found)
+
+
 def predict(
     trainer: ScanlineTrainer,
     dataset: ScanDataset,
@@ -53,18 +82,25 @@ def predict(
     folder: Path,
     console: Console,
 ) -> None:
-    """Writes the state of each scan, and how sure the model is, to `predictions.csv`; shows a few of them."""
+    """
+    Writes the state of each scan, how sure the model is and, where it can tell, whether the scan is like those of its
+    training (`familiar`), to `predictions.csv`; shows a few of them.
+    """
     logits, _ = split_outputs(trainer.predict(ScanDataset(dataset.lines, None, dataset.normalization)).predictions)
     probabilities = torch.from_numpy(logits).float().softmax(dim=-1).numpy()
     if not trainer.is_world_process_zero():
         return
+    unfamiliarities = find_unfamiliarities(dataset, trainer.model.config)  # type: ignore[union-attr]
+    familiar = [] if unfamiliarities is None else ["" if np.isnan(far) else far <= 1 for far in unfamiliarities]
     path = folder / "predictions.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["scan_id", "state", *names, *(["label"] if true is not None else [])])
+        more = [*(["familiar"] if familiar else []), *(["label"] if true is not None else [])]
+        writer.writerow(["scan_id", "state", *names, *more])
         for index, (scan_id, row) in enumerate(zip(scan_ids, probabilities, strict=True)):
             label = [names[int(true[index])]] if true is not None else []
-            writer.writerow([scan_id, names[int(row.argmax())], *(f"{value:.4f}" for value in row), *label])
+            known = [str(familiar[index]).lower()] if familiar else []
+            writer.writerow([scan_id, names[int(row.argmax())], *(f"{value:.4f}" for value in row), *known, *label])
     table = Table(title=f"{len(scan_ids)} scans classified; all are in {path}")
     for heading in ("scan", "state", "probability", *(["label"] if true is not None else [])):
         table.add_column(heading)
@@ -73,3 +109,8 @@ def predict(
         label = [names[int(true[index])]] if true is not None else []
         table.add_row(scan_ids[index], names[int(row.argmax())], f"{row.max():.3f}", *label)
     console.print(table)
+    if strange := familiar.count(False):
+        console.print(
+            f"{strange} of {len(scan_ids)} scans are unlike those that the model was trained on (familiar is false in "
+            "the table): what it says of them means nothing."
+        )
