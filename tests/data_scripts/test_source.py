@@ -51,8 +51,12 @@ class TestReadFolder:
 
     def test_nothing_to_read(self, tmp_path):
         (tmp_path / "broken.png").write_bytes(b"")
-        for folder in (tmp_path, tmp_path / "nowhere"):
-            with pytest.raises(ScanReadError, match="no scan that can be read"):
+        for folder, reason in (
+            (tmp_path, "no scan that can be read"),
+            (tmp_path / "nowhere", "there is no such folder"),
+            (tmp_path / "broken.png", "is a file; give the folder"),
+        ):
+            with pytest.raises(ScanReadError, match=reason):
                 read_folder(folder)
 
 
