@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 import run_streaming
-from benchmarks.accuracy import PUBLISHED, PUBLISHED_SCANS, SPLITS, UNKNOWN, folds_of
+from benchmarks.accuracy import UNKNOWN
+from benchmarks.accuracy_report import PUBLISHED, PUBLISHED_SCANS, SPLITS, folds_of
 from benchmarks.pages import RESULTS
 from data_scripts.readers import DRAWN
 from data_scripts.simulation import TIP_STATES, SimulationOptions, simulate

@@ -8,7 +8,8 @@ import yaml
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks import accuracy
-from benchmarks.accuracy import FIGURES, LINE_COUNTS, draw, main
+from benchmarks.accuracy import main
+from benchmarks.accuracy_report import FIGURES, LINE_COUNTS, draw
 from benchmarks.readme import accuracy as readme_accuracy
 from benchmarks.readme import accuracy_row
 from experiments.probabilities import Probabilities
