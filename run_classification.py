@@ -52,15 +52,16 @@ from experiments.library_models import (
     load_library_processor,
     new_library_config,
     new_library_processor,
+    read_processor,
     set_loss_entries,
 )
-from experiments.lineage import check_model
 from experiments.prediction import choose_scans, predict
 from experiments.publish import PublishError, connect, publish
 from experiments.resuming import check_checkpoint, check_recipe, find_checkpoint, holds_run
 from experiments.run_folder import (
     METRICS_FILE,
     SPLIT_FILE,
+    check_model,
     machine,
     write_recipe,
     write_summary,
@@ -203,11 +204,8 @@ def load_model(source: str, **changes: Any) -> Any:
 
 def find_normalization(arguments: ModelArguments) -> str:
     """That of the processor of the model that is applied or trained further; `line` for a new one."""
-    processor = None
-    for source in arguments.sources[:1]:
-        with contextlib.suppress(OSError, ValueError, ImportError):  # weights of the library may have none
-            processor = AutoImageProcessor.from_pretrained(source)
-    return processor.normalization if isinstance(processor, ScanlineImageProcessor) else "line"
+    processor = read_processor(arguments.sources[0]) if arguments.sources else None
+    return processor.normalization if processor else "line"
 
 
 def name_of(model: Any) -> str:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from data_scripts import ScanReadError, read_scan
 from data_scripts.readers import DRAWN
 from data_scripts.threads import one_thread
-from experiments.lineage import check_model
+from experiments.run_folder import check_model
 from live.nanonis import NanonisClient, NanonisError, follow_scans
 from live.recorder import Recorder, say
 from live.server import Limits, ScanSessions, serve

@@ -118,7 +118,7 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
         ValueError: for runs that were not trained in the same way.
     """
     verdicts: dict[int, Probabilities] = {}
-    folds, summary, first = {}, None, Path()
+    folds: dict[int, list[int]] = {}
     together: list[Path] = []
     folders = [run.folder for runs in cell.runs.values() for run in runs]
     here = [folder for folder in folders if (folder / SUMMARY_FILE).is_file()]
@@ -139,21 +139,18 @@ def collect(cell: Cell, results: Path) -> dict[str, Any] | None:
             verdicts[seed] = Probabilities.concatenate([Probabilities.load(kept) for _, kept in ended])
             folds[seed] = [number for number, _ in ended]
             together += [kept for _, kept in ended]
-            first = ended[0][1]
-            summary = json.loads((first / SUMMARY_FILE).read_text(encoding="utf-8"))
-    machines = {
-        json.dumps(json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8"))["machine"]) for kept in together
-    }
-    if summary is None:
+    if not together:
         return None
-    for kept in together:
-        if names := unlike(first, kept):
+    for kept in together[1:]:
+        if names := unlike(together[0], kept):
             raise ValueError(
-                f"{cell.model}, {cell.split}: {first.name} and {kept.name} were trained in other ways "
+                f"{cell.model}, {cell.split}: {together[0].name} and {kept.name} were trained in other ways "
                 f"({', '.join(names)}), and make no row together. Delete the one that is not wanted, here and in "
                 f"{results / KEPT}."
             )
-    training = json.loads((first / TRAINING_FILE).read_text(encoding="utf-8"))
+    summaries = [json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8")) for kept in together]
+    machines = {json.dumps(of_run["machine"]) for of_run in summaries}
+    summary, training = summaries[0], json.loads((together[0] / TRAINING_FILE).read_text(encoding="utf-8"))
     figures, resampled = figures_by_lines(list(verdicts.values()))
     return {
         "model": cell.model,
@@ -237,16 +234,17 @@ def _compared(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def comparable(first: dict[str, Any], other: dict[str, Any]) -> tuple[list[int], list[int]]:
     """The seeds of two models of a split whose verdicts are on the same scans; none if there are no such."""
-    of_first, of_other = first["folds_by_seed"], other["folds_by_seed"]
-    folds = [*of_first.values(), *of_other.values()]
-    scans = {
-        (name, seed): sorted(zip(verdict.scan_ids.tolist(), verdict.labels.tolist(), strict=True))
-        for name, result in (("first", first), ("other", other))
-        for seed, verdict in result["verdicts"].items()
-    }
-    if all(of_seed == folds[0] for of_seed in folds) and len({str(of_seed) for of_seed in scans.values()}) == 1:
-        return list(of_first), list(of_other)  # the folds are fixed, whatever the seed
-    common = [seed for seed in of_first if seed in of_other and scans["first", seed] == scans["other", seed]]
+    of_first, of_other = (
+        {
+            seed: dict(zip(verdict.scan_ids.tolist(), verdict.labels.tolist(), strict=True))
+            for seed, verdict in result["verdicts"].items()
+        }
+        for result in (first, other)
+    )
+    every = [*of_first.values(), *of_other.values()]
+    if all(scans == every[0] for scans in every):  # as folds of sessions, which are fixed, whatever the seed
+        return list(of_first), list(of_other)
+    common = [seed for seed in of_first if of_first[seed] == of_other.get(seed)]
     return common, common
 
 

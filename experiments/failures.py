@@ -216,6 +216,9 @@ def find_failures(source: ScanSource, arguments: FailureArguments) -> dict[str, 
     worst = choose_worst(streamed, labels)
     if not worst:
         console.print(f"{folder}: makes no mistake on these {len(streamed)} scans; give more to see any.")
+        for stale in (FAILURES_FILE, FAILURES_PICTURE):
+            (folder / stale).unlink(missing_ok=True)
+        write_card(folder)
         return {}
     simulated = source.dataset == "simulated"
     failures = {

@@ -49,17 +49,20 @@ def new_library_processor(config: PreTrainedConfig, data_arguments: DataArgument
     )
 
 
+def read_processor(source: str) -> ScanlineImageProcessor | None:
+    """The processor that scans were prepared with for a model; `None` for weights that were trained elsewhere."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(source)
+    except (OSError, ValueError, ImportError):
+        return None
+    return processor if isinstance(processor, ScanlineImageProcessor) else None
+
+
 def load_library_processor(
     source: str, config: PreTrainedConfig, data_arguments: DataArguments
 ) -> ScanlineImageProcessor:
     """The processor of a run; a new one for weights that were trained elsewhere, on pictures."""
-    try:
-        processor = AutoImageProcessor.from_pretrained(source)
-    except (OSError, ValueError, ImportError):
-        processor = None
-    if isinstance(processor, ScanlineImageProcessor):
-        return processor
-    return new_library_processor(config, data_arguments)
+    return read_processor(source) or new_library_processor(config, data_arguments)
 
 
 def check_images(model: Any, processor: ScanlineImageProcessor) -> None:

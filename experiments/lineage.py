@@ -3,40 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import CONFIG_NAME
 
 from data_scripts.splits import Split
 
 from .run_folder import RECIPE_FILE, SPLIT_FILE, read_recipe
-
-
-def check_model(name: str) -> None:
-    """
-    Tells a folder that is not there, or holds no model, from a model of the Hub, which the library would ask for it,
-    again and again.
-
-    Args:
-        name: of a folder, or of a model of the Hub: `user/model`.
-
-    Raises:
-        ValueError: if the folder holds no model; or if there is no such folder and `name` is none of the Hub's, or its
-            first part is a folder here and no such model was ever fetched.
-    """
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / CONFIG_NAME).is_file():
-            raise ValueError(f"{name} holds no model: it has no {CONFIG_NAME}.")
-        return
-    try:
-        fetched = isinstance(try_to_load_from_cache(name, CONFIG_NAME), str)
-        meant = folder.is_absolute() or name.startswith((".", "~")) or Path(folder.parts[0]).is_dir()
-    except HFValidationError:
-        fetched, meant = False, True
-    if meant and not fetched:
-        raise ValueError(f"there is no folder {name} with a model here.")
 
 
 def run_of(model: str | Path | None) -> Path:

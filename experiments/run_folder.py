@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import CONFIG_NAME
+from huggingface_hub.errors import HFValidationError
 
 CARD_FILE = "README.md"
 METRICS_FILE = "metrics.jsonl"
@@ -25,6 +28,32 @@ PATHS = (
     "output_dir", "runs_dir", "data_dir", "cache_dir", "split_file", "predict_dir", "teachers", "model_name_or_path",
     "members",
 )  # fmt: skip
+
+
+def check_model(name: str) -> None:
+    """
+    Tells a folder that is not there, or holds no model, from a model of the Hub, which the library would ask for it,
+    again and again.
+
+    Args:
+        name: of a folder, or of a model of the Hub: `user/model`.
+
+    Raises:
+        ValueError: if the folder holds no model; or if there is no such folder and `name` is none of the Hub's, or its
+            first part is a folder here and no such model was ever fetched.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / CONFIG_NAME).is_file():
+            raise ValueError(f"{name} holds no model: it has no {CONFIG_NAME}.")
+        return
+    try:
+        fetched = isinstance(try_to_load_from_cache(name, CONFIG_NAME), str)
+        meant = folder.is_absolute() or name.startswith((".", "~")) or Path(folder.parts[0]).is_dir()
+    except HFValidationError:
+        fetched, meant = False, True
+    if meant and not fetched:
+        raise ValueError(f"there is no folder {name} with a model here.")
 
 
 def write_whole(path: Path, text: str) -> None:

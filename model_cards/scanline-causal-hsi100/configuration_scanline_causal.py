@@ -291,7 +291,7 @@ class ScanlineCausalConfig(ScanlineTransformerConfig):
         """The threshold for an error of at most `alpha`; raises `ValueError` where there is none."""
         if not 0 < alpha < 1:
             raise ValueError(f"alpha is an error between 0 and 1, as 0.1 for 10 %, got {alpha}.")
-        if self.decision_alphas is None or self.decision_thresholds is None:
+        if not self.decision_alphas or self.decision_thresholds is None:
             raise ValueError(
                 f"No threshold is known for alpha={alpha}: this model has none, as they come from cross-validation "
                 "when a model is released (experiments.release). Leave alpha out."

@@ -91,6 +91,14 @@ def test_the_card_shows_what_was_found(run):
     assert (run / "failures.png").stat().st_size < 300_000
 
 
+def test_a_model_without_mistakes_keeps_no_picture_of_earlier_ones(run, monkeypatch, capsys):
+    assert main(flags(run, "--num_scans", "12")) == 0
+    monkeypatch.setattr("experiments.failures.choose_worst", lambda *_: [])
+    assert main(flags(run, "--num_scans", "12")) == 0
+    assert "makes no mistake on these 12 scans" in " ".join(capsys.readouterr().out.split())
+    assert not list(run.glob("failures.*")) and "failures.png" not in (run / "README.md").read_text()
+
+
 def own_scans(place: Path, num_scans: int = 8) -> Path:
     rng = np.random.default_rng(0)
     for state in STATES:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.lineage import check_model
+from experiments.run_folder import check_model
 
 
 class TestCheckModel:
